@@ -1,0 +1,45 @@
+//! Belay keeps PostgreSQL databases restorable: verified, encrypted snapshots, restores that
+//! prove themselves, and retention that never takes the last good copy.
+//!
+//! # Levels
+//!
+//! A file names only files of a lower level, or of its own room (`store.rs` and `store/*` are one
+//! room). `tests/layers.rs` refuses an upward import.
+//!
+//! | level | rooms |
+//! |---|---|
+//! | L7 | `main`: argv → settings → tracing → dispatch; the only `exit` |
+//! | L6 | [`cli`]: verbs, reports, hints, exit codes; the only place that prints |
+//! | L5 | [`jobs`]: snapshot, verify, restore, retain, written as procedures |
+//! | L4 | [`catalog`]: the manifests in the store are the catalog |
+//! | L3 | [`seal`] (gzip and age), [`keys`], [`store`], [`postgres`], [`ledger`]: one per outside party |
+//! | L2 | [`settings`]: every key, typed |
+//! | L0 | [`rules`]: decides, never does: no disk, no network, no clock, no log |
+//!
+//! # Glossary
+//!
+//! *snapshot*: one logical dump of one database · *manifest*: our signed record of one ·
+//! *inventory*: its tables · *catalog*: all manifests · *chunk*: a range of one large table, shared
+//! between snapshots · *recipient*: a public key that we encrypt to, *identity*: its private key ·
+//! *seal* and *open*: compress and encrypt, and back · *restore*: load a snapshot · *cluster*: one
+//! data directory, *database*: one inside it.
+//!
+//! # Invariants
+//!
+//! 1. Every object in the store is write-once. A verification is a second small object beside
+//!    the manifest.
+//! 2. The manifest is the commit point and is written last, signed. Payload without a manifest is
+//!    litter: swept after a grace period, never listed.
+//! 3. A child's exit status is known before anything that depends on it is published.
+//! 4. Two digests per object: of the plain bytes, and of the bytes in the store.
+//! 5. Plain data never touches a disk of ours, but for the schema archive while restoring and the
+//!    scratch cluster, both under a 0700 directory that is emptied at start.
+//! 6. Retention never removes the newest verified snapshot, what is pinned, or what another kept
+//!    snapshot needs.
+//! 7. A restore never overwrites: it loads beside, is proven, and takes the name in one
+//!    transaction. The previous database is kept until its expiry.
+//! 8. Memory is bounded by settings, not by the size of the database (one row is held whole).
+//! 9. Secrets are never in argv, logs, errors, the ledger, or a report.
+
+pub mod rules;
+pub mod store;

@@ -1,0 +1,6 @@
+//! Decisions and the stored format: values in, values out; `now` is always a parameter.
+
+pub mod digest;
+pub mod layout;
+pub mod manifest;
+pub mod signature;
