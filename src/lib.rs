@@ -42,4 +42,5 @@
 //! 9. Secrets are never in argv, logs, errors, the ledger, or a report.
 
 pub mod rules;
+pub mod settings;
 pub mod store;

@@ -1,0 +1,381 @@
+//! Every setting, typed: defaults < file < `conf.d/*.toml` beside it < environment.
+//!
+//! Comes in: a path and the environment. Goes out: [`Settings`], with every connection resolved
+//! and every password read. A key that nobody knows, a value out of range, or a secret that
+//! everybody can read is an error that names its file and key; nothing here connects anywhere.
+
+mod connection;
+mod error;
+mod layers;
+mod pgpass;
+mod repository_url;
+mod secret_file;
+mod source;
+mod table;
+#[cfg(test)]
+mod tests;
+mod units;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use chrono::TimeDelta;
+
+use crate::rules::manifest::Depth;
+pub use connection::{Connection, SslMode};
+use connection::{Partial, Resolver};
+pub use error::SettingsError;
+pub use layers::Environment;
+pub use repository_url::{InvalidRepositoryUrl, RepositoryUrl};
+use table::Table;
+
+/// What one host is told to do; see `config/belay.toml` for every key.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// `[state]`
+    pub state: StateSettings,
+    /// `[repository]`
+    pub repository: RepositorySettings,
+    /// `[keys]`
+    pub keys: KeySettings,
+    /// `[cluster]`
+    pub cluster: ClusterSettings,
+    /// `[database.NAME]` by NAME; no two name the same database of the cluster.
+    pub databases: BTreeMap<String, DatabaseSettings>,
+    /// `[verify]`
+    pub verify: VerifySettings,
+    /// `[retention]`
+    pub retention: RetentionSettings,
+}
+
+/// `[state]`
+#[derive(Debug, Clone)]
+pub struct StateSettings {
+    /// Ledger, keys, locks and scratch; absolute.
+    pub directory: PathBuf,
+}
+
+/// `[repository]`
+#[derive(Debug, Clone)]
+pub struct RepositorySettings {
+    /// Where sealed objects are kept.
+    pub url: RepositoryUrl,
+}
+
+/// `[keys]`; what is not given has its place in the state directory.
+#[derive(Debug, Clone)]
+pub struct KeySettings {
+    /// The host's age identity; absolute.
+    pub identity_file: Option<PathBuf>,
+    /// Public keys (`age1…`) that are sealed to; empty when the repository record decides.
+    pub recipients: Vec<String>,
+    /// The Ed25519 key that signs manifests; absolute.
+    pub signing_key_file: Option<PathBuf>,
+}
+
+/// Which databases of the cluster are meant when none is named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DatabaseScope {
+    /// Every database that accepts connections, also those made later, but for the exceptions.
+    All,
+    /// Those that have a section.
+    Listed,
+}
+
+/// `[cluster]`
+#[derive(Debug, Clone)]
+pub struct ClusterSettings {
+    /// The first segment of every key in the store.
+    pub name: String,
+    /// The OS user to become when started as root; `None` lets the cluster's owner decide.
+    pub run_as: Option<String>,
+    /// Where `pg_dump` and its like are looked for first; absolute.
+    pub bin_directory: Option<PathBuf>,
+    /// Which databases are meant when none is named.
+    pub databases: DatabaseScope,
+    /// Databases left out of [`DatabaseScope::All`]; a database with a section is never left out.
+    pub except: BTreeSet<String>,
+    /// The cluster's own connection, to the database `postgres`.
+    pub connection: Connection,
+    tuning: Tuning,
+    resolver: Resolver,
+}
+
+/// One database and how it is snapshotted.
+#[derive(Debug, Clone)]
+pub struct DatabaseSettings {
+    /// NAME of its section; the database's own name when it has none.
+    pub key: String,
+    /// How to reach it; [`Connection::database`] is its name in PostgreSQL.
+    pub connection: Connection,
+    /// Tables larger than this are copied in chunks.
+    pub large_table_bytes: u64,
+    /// Worker sessions, 1 to 64.
+    pub jobs: usize,
+    /// Plain bytes aimed at for one chunk of a large table, 4 MiB to 256 MiB.
+    pub chunk_bytes: usize,
+    /// How long a lock of ours may queue; the application queues behind it.
+    pub lock_timeout: Duration,
+    /// How long work may make no progress before it is given up.
+    pub stall_timeout: Duration,
+}
+
+/// `[verify]`
+#[derive(Debug, Clone)]
+pub struct VerifySettings {
+    /// How deep a verification goes unless told otherwise.
+    pub depth: Depth,
+    /// Workers that read or load at the same time, 1 to 64.
+    pub jobs: usize,
+}
+
+/// `[retention]`
+#[derive(Debug, Clone)]
+pub struct RetentionSettings {
+    /// Age up to which every snapshot stays.
+    pub keep: TimeDelta,
+    /// Verified snapshots of a database that stay at any age; at least 1.
+    pub min_verified: usize,
+    /// Age from which payload without a manifest is swept.
+    pub litter_grace: TimeDelta,
+    /// How long a database that a restore replaced is kept.
+    pub keep_replaced: TimeDelta,
+}
+
+impl Settings {
+    /// Reads `file`, its `conf.d` and the environment of this process.
+    ///
+    /// # Errors
+    /// Every [`SettingsError`]; the first one found.
+    pub fn load(file: &Path) -> Result<Self, SettingsError> {
+        Self::load_with(file, &Environment::of_process())
+    }
+
+    /// Reads `file` and its `conf.d` under the given environment.
+    ///
+    /// # Errors
+    /// As [`Settings::load`].
+    pub fn load_with(file: &Path, environment: &Environment) -> Result<Self, SettingsError> {
+        let mut root = Table::root(layers::merge(file, environment)?, file);
+        let state = root.table("state")?;
+        let repository = root.table("repository")?;
+        let keys = root.table("keys")?;
+        let cluster = root.table("cluster")?;
+        let databases = root.table("database")?;
+        let verify = root.table("verify")?;
+        let retention = root.table("retention")?;
+        root.finish()?;
+
+        let cluster = ClusterSettings::read(cluster, environment)?;
+        Ok(Self {
+            state: StateSettings::read(state)?,
+            repository: RepositorySettings::read(repository)?,
+            keys: KeySettings::read(keys)?,
+            databases: read_databases(databases, &cluster, environment)?,
+            cluster,
+            verify: VerifySettings::read(verify)?,
+            retention: RetentionSettings::read(retention)?,
+        })
+    }
+
+    /// Settings for a database found in the cluster: its section's, or the cluster's defaults.
+    pub fn cluster_database(&self, database: &str) -> DatabaseSettings {
+        let listed = self.databases.values().find(|listed| listed.connection.database == database);
+        listed.cloned().unwrap_or_else(|| {
+            let connection = self.cluster.resolver.connection(Partial::default(), database);
+            self.cluster.tuning.clone().database(database.into(), connection)
+        })
+    }
+}
+
+impl StateSettings {
+    fn read(mut table: Table) -> Result<Self, SettingsError> {
+        let directory = table.absolute_path("directory")?;
+        table.finish()?;
+        Ok(Self { directory: directory.unwrap_or_else(|| PathBuf::from("/var/lib/belay")) })
+    }
+}
+
+impl RepositorySettings {
+    fn read(mut table: Table) -> Result<Self, SettingsError> {
+        let url = table.parsed("url", |text| text.parse().map_err(|error| format!("{error}")))?;
+        let missing = table.missing("url");
+        table.finish()?;
+        Ok(Self { url: url.ok_or(missing)? })
+    }
+}
+
+impl KeySettings {
+    fn read(mut table: Table) -> Result<Self, SettingsError> {
+        let settings = Self {
+            identity_file: table.absolute_path("identity_file")?,
+            recipients: table.texts("recipients", recipient)?.unwrap_or_default(),
+            signing_key_file: table.absolute_path("signing_key_file")?,
+        };
+        table.finish()?;
+        Ok(settings)
+    }
+}
+
+fn recipient(text: &str) -> Result<String, String> {
+    let is_bech32 = text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    if text.starts_with("age1") && is_bech32 {
+        Ok(text.into())
+    } else if text.to_ascii_uppercase().starts_with("AGE-SECRET-KEY-") {
+        Err("holds a secret key where a public one (age1…) belongs".into())
+    } else {
+        Err(format!("must hold public keys of age (age1…), not {text:?}"))
+    }
+}
+
+impl ClusterSettings {
+    fn read(mut table: Table, environment: &Environment) -> Result<Self, SettingsError> {
+        let name = table.parsed("name", cluster_name)?;
+        let run_as = table.text("run_as")?.map(|given| given.value);
+        let bin_directory = table.absolute_path("bin_directory")?;
+        let databases = table.parsed("databases", database_scope)?.unwrap_or(DatabaseScope::Listed);
+        let except = table.texts("except", |text| Ok(text.into()))?.unwrap_or_default();
+        let tuning = Tuning::read(&mut table, Tuning::default())?;
+        let source = source::of_cluster(&mut table, environment)?;
+        let missing = table.missing("name");
+        table.finish()?;
+
+        let resolver = Resolver::new(source, environment)?;
+        Ok(Self {
+            name: name.ok_or(missing)?,
+            run_as,
+            bin_directory,
+            databases,
+            except: except.into_iter().collect(),
+            connection: resolver.connection(Partial::default(), "postgres"),
+            tuning,
+            resolver,
+        })
+    }
+}
+
+fn cluster_name(text: &str) -> Result<String, String> {
+    let is_inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-');
+    match text.as_bytes() {
+        [first, rest @ ..]
+            if (first.is_ascii_lowercase() || first.is_ascii_digit())
+                && rest.iter().all(|b| is_inner(*b)) =>
+        {
+            Ok(text.into())
+        }
+        _ => Err(format!("must be lower-case letters, digits, `_` and `-`, not {text:?}")),
+    }
+}
+
+fn database_scope(text: &str) -> Result<DatabaseScope, String> {
+    match text {
+        "all" => Ok(DatabaseScope::All),
+        "listed" => Ok(DatabaseScope::Listed),
+        _ => Err(format!("must be \"all\" or \"listed\", not {text:?}")),
+    }
+}
+
+fn read_databases(
+    sections: Table,
+    cluster: &ClusterSettings,
+    environment: &Environment,
+) -> Result<BTreeMap<String, DatabaseSettings>, SettingsError> {
+    let mut databases = BTreeMap::new();
+    let mut section_of: BTreeMap<String, String> = BTreeMap::new();
+    for (key, mut table) in sections.tables()? {
+        let tuning = Tuning::read(&mut table, cluster.tuning.clone())?;
+        let source = source::of_database(&mut table, environment)?;
+        let connection = cluster.resolver.connection(source, &key);
+        if let Some(other) = section_of.insert(connection.database.clone(), key.clone()) {
+            let database = &connection.database;
+            return Err(table.invalid(format!("means database {database:?}, and so does database.{other}")));
+        }
+        table.finish()?;
+        databases.insert(key.clone(), tuning.database(key, connection));
+    }
+    Ok(databases)
+}
+
+/// How a database is snapshotted: the cluster's defaults, or one section's own.
+#[derive(Debug, Clone)]
+struct Tuning {
+    large_table_bytes: u64,
+    jobs: usize,
+    chunk_bytes: usize,
+    lock_timeout: Duration,
+    stall_timeout: Duration,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
+            large_table_bytes: 8 << 20,
+            jobs: 2,
+            chunk_bytes: 16 << 20,
+            lock_timeout: Duration::from_secs(10),
+            stall_timeout: Duration::from_secs(600),
+        }
+    }
+}
+
+impl Tuning {
+    fn read(table: &mut Table, default: Self) -> Result<Self, SettingsError> {
+        let large_table = table.parsed("large_table", units::bytes)?;
+        let chunk = table.parsed("chunk", |text| units::bytes_within(text, "4MiB", "256MiB"))?;
+        let lock_timeout = table.parsed("lock_timeout", |text| units::timeout_within(text, "1ms", "1h"))?;
+        let stall_timeout = table.parsed("stall_timeout", |text| units::timeout_within(text, "1s", "7d"))?;
+        Ok(Self {
+            large_table_bytes: large_table.unwrap_or(default.large_table_bytes),
+            jobs: table.integer("jobs", 1..=64)?.unwrap_or(default.jobs),
+            chunk_bytes: chunk.map_or(default.chunk_bytes, |bytes| {
+                usize::try_from(bytes).expect("at most 256 MiB, which every usize holds")
+            }),
+            lock_timeout: lock_timeout.unwrap_or(default.lock_timeout),
+            stall_timeout: stall_timeout.unwrap_or(default.stall_timeout),
+        })
+    }
+
+    fn database(self, key: String, connection: Connection) -> DatabaseSettings {
+        let Self { large_table_bytes, jobs, chunk_bytes, lock_timeout, stall_timeout } = self;
+        DatabaseSettings {
+            key,
+            connection,
+            large_table_bytes,
+            jobs,
+            chunk_bytes,
+            lock_timeout,
+            stall_timeout,
+        }
+    }
+}
+
+impl VerifySettings {
+    fn read(mut table: Table) -> Result<Self, SettingsError> {
+        let settings = Self {
+            depth: table.parsed("depth", depth)?.unwrap_or(Depth::Restored),
+            jobs: table.integer("jobs", 1..=64)?.unwrap_or(2),
+        };
+        table.finish()?;
+        Ok(settings)
+    }
+}
+
+fn depth(text: &str) -> Result<Depth, String> {
+    let depths = [Depth::Stored, Depth::Readable, Depth::Restored];
+    let found = depths.into_iter().find(|depth| depth.as_str() == text);
+    found.ok_or_else(|| format!("must be \"stored\", \"readable\" or \"restored\", not {text:?}"))
+}
+
+impl RetentionSettings {
+    fn read(mut table: Table) -> Result<Self, SettingsError> {
+        let settings = Self {
+            keep: table.parsed("keep", units::age)?.unwrap_or(TimeDelta::days(30)),
+            min_verified: table.integer("min_verified", 1..=10_000)?.unwrap_or(3),
+            litter_grace: table.parsed("litter_grace", units::age)?.unwrap_or(TimeDelta::hours(24)),
+            keep_replaced: table.parsed("keep_replaced", units::age)?.unwrap_or(TimeDelta::days(7)),
+        };
+        table.finish()?;
+        Ok(settings)
+    }
+}
