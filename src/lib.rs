@@ -43,4 +43,12 @@
 
 pub mod rules;
 pub mod settings;
+
+pub mod keys;
+pub mod postgres;
+pub mod seal;
 pub mod store;
+
+pub mod catalog;
+
+pub mod jobs;

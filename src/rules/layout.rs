@@ -212,7 +212,8 @@ pub fn chunk_name(key: &ObjectKey) -> Option<&str> {
     key.file_name().strip_suffix(CHUNK_SUFFIX)
 }
 
-fn encode_segment(name: &str) -> String {
+/// Writes `name` as one path segment: percent-encoded outside `[A-Za-z0-9_-]`.
+pub fn encode_segment(name: &str) -> String {
     let mut out = String::with_capacity(name.len());
     for byte in name.bytes() {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-') {

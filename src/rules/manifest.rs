@@ -38,6 +38,9 @@ pub struct RepositoryRecord {
     pub host: String,
     /// The public key that signs everything in the repository.
     pub signer: SignerKey,
+    /// Signers before the last takeover; what they signed still counts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub former_signers: Vec<SignerKey>,
     /// The age recipients at `init`; each manifest names its own.
     pub recipients: Vec<String>,
 }
@@ -196,10 +199,14 @@ pub struct Inventory {
     pub id: SnapshotId,
     /// What `CREATE DATABASE` and `ALTER DATABASE` need.
     pub properties: DatabaseProperties,
+    /// The same as SQL for stock psql.
+    pub sql: DatabaseSql,
     /// Extensions in the database.
     pub extensions: Vec<Extension>,
     /// Roles that owners, ACLs and settings of the database name.
     pub roles: Vec<String>,
+    /// The cluster's bootstrap superuser (OID 10).
+    pub bootstrap_superuser: String,
     /// Tablespaces that objects of the database lie in.
     pub tablespaces: Vec<String>,
     /// Every table with data.
@@ -240,8 +247,8 @@ pub struct DatabaseProperties {
     pub is_template: bool,
     /// `datallowconn`
     pub allows_connections: bool,
-    /// `datacl` as text items (`role=CTc/owner`), `None` for the default.
-    pub acl: Option<Vec<String>>,
+    /// `datacl`, `None` for the default.
+    pub acl: Option<Vec<Grant>>,
     /// `COMMENT ON DATABASE`
     pub comment: Option<String>,
     /// Security labels as (provider, label).
@@ -250,6 +257,26 @@ pub struct DatabaseProperties {
     pub settings: Vec<(Option<String>, String)>,
     /// `pg_database_size()` when the snapshot was taken.
     pub disk_bytes: u64,
+}
+
+/// One right on the database.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    /// Who has it; `None` is PUBLIC.
+    pub grantee: Option<String>,
+    /// `CONNECT`, `CREATE` or `TEMPORARY`.
+    pub privilege: String,
+    /// WITH GRANT OPTION
+    pub is_grantable: bool,
+}
+
+/// The statements of [`super::sql`] for stock psql, which fills in `:"target"`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatabaseSql {
+    /// `CREATE DATABASE`
+    pub create: String,
+    /// Owner, rights, settings, comment.
+    pub properties: String,
 }
 
 /// An extension of the database.

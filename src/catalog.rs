@@ -1,0 +1,427 @@
+//! The catalog: every snapshot that has a manifest we trust, read from the store alone.
+//!
+//! Comes in: a store and the keys whose signatures count. Goes out: entries, and new manifests,
+//! verification records and pins. Nothing is listed without a manifest whose signature fits and
+//! that lies where it says it belongs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use ed25519_dalek::SigningKey;
+use futures::{StreamExt as _, TryStreamExt as _};
+use serde::{Deserialize, Serialize};
+
+use crate::rules::layout::{self, ObjectKey, SnapshotHome, SnapshotId};
+use crate::rules::manifest::{
+    self, ChunkRecord, Depth, MANIFEST_KIND, Manifest, REPOSITORY_KIND, RepositoryRecord, UnknownFormat,
+    VERIFICATION_KIND, Verification,
+};
+use crate::rules::signature::{self, SignatureError, SignerKey};
+use crate::store::{ObjectInfo, Parts, Store, StoreError, read_small};
+
+/// No manifest of ours is longer (a table of 100 TB would reach it).
+const MANIFEST_MAX_BYTES: usize = 1 << 30;
+const SMALL_MAX_BYTES: usize = 16 << 20;
+const READS_AT_ONCE: usize = 8;
+
+/// Why the catalog cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum CatalogError {
+    /// The store says no.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// There is no `belay.json`.
+    #[error("open repository {store}: there is none")]
+    NoRepository {
+        /// Address of the store.
+        store: String,
+    },
+    /// A signed document is not to be believed.
+    #[error("{key}: {source}")]
+    Untrusted {
+        /// Where it lies.
+        key: String,
+        /// Why.
+        source: SignatureError,
+    },
+    /// A document is of a format that this program does not know.
+    #[error("{key}: {source}")]
+    Format {
+        /// Where it lies.
+        key: String,
+        /// Which.
+        source: UnknownFormat,
+    },
+    /// A manifest lies in another place than it says.
+    #[error("{key}: it is the manifest of snapshot {id} of {database}, copied here")]
+    Misplaced {
+        /// Where it lies.
+        key: String,
+        /// What it says.
+        id: SnapshotId,
+        /// What it says.
+        database: String,
+    },
+    /// Another host writes this repository.
+    #[error("write to repository {store}: it belongs to host {host} ({signer})")]
+    ForeignWriter {
+        /// Address of the store.
+        store: String,
+        /// The host in `belay.json`.
+        host: String,
+        /// Its public key.
+        signer: String,
+    },
+    /// No snapshot answers the description.
+    #[error("find a snapshot: {wanted}")]
+    NotFound {
+        /// What was looked for, in words.
+        wanted: String,
+    },
+    /// A document of ours does not become JSON.
+    #[error("write {key}")]
+    Write {
+        /// Where it should lie.
+        key: String,
+        /// What serde_json says.
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+/// An operator keeps a snapshot from retention.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pin {
+    /// Since when.
+    pub at: DateTime<Utc>,
+    /// Why, in the operator's words; may be empty.
+    pub reason: String,
+}
+
+/// A snapshot that exists.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// Where it lies.
+    pub home: SnapshotHome,
+    /// What it is.
+    pub manifest: Manifest,
+    /// What was proven of it, oldest first.
+    pub verifications: Vec<Verification>,
+    /// Whether an operator keeps it.
+    pub pin: Option<Pin>,
+}
+
+impl Entry {
+    /// The deepest, then newest, verification that found nothing wrong; those before the last
+    /// one that found something do not count.
+    pub fn verified(&self) -> Option<&Verification> {
+        let last_failure = self.verifications.iter().filter(|v| !v.is_ok).map(|v| v.at).max();
+        self.verifications
+            .iter()
+            .filter(|v| v.is_ok && last_failure.is_none_or(|failed_at| v.at > failed_at))
+            .max_by_key(|v| (v.depth, v.at))
+    }
+
+    /// The newest verification, when it found something wrong.
+    pub fn failure(&self) -> Option<&Verification> {
+        self.verifications.iter().max_by_key(|v| v.at).filter(|v| !v.is_ok)
+    }
+
+    /// The newest measured restore into a scratch cluster, in milliseconds.
+    pub fn restore_ms(&self) -> Option<u64> {
+        self.verifications.iter().filter(|v| v.is_ok).max_by_key(|v| v.at).and_then(|v| v.restore_ms)
+    }
+}
+
+/// A snapshot folder whose manifest is not believed, and why.
+#[derive(Debug)]
+pub struct Rejected {
+    /// The folder.
+    pub home: SnapshotHome,
+    /// Why it is not listed.
+    pub error: CatalogError,
+}
+
+/// Everything under a cluster's snapshots.
+#[derive(Debug, Default)]
+pub struct Listing {
+    /// What can be trusted, oldest first.
+    pub entries: Vec<Entry>,
+    /// Folders with a manifest that is not believed.
+    pub rejected: Vec<Rejected>,
+    /// Objects of folders without a manifest.
+    pub unpublished: Vec<ObjectInfo>,
+}
+
+/// Which snapshot an operator means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Selector {
+    /// This one.
+    Id(SnapshotId),
+    /// The newest.
+    Latest,
+    /// The newest that was verified to at least this depth.
+    LatestVerified(Depth),
+    /// The newest from before this Alembic revision was there.
+    BeforeRevision(String),
+}
+
+impl Listing {
+    /// Finds the snapshot that `selector` means, among those of `database` if one is named.
+    ///
+    /// # Errors
+    /// [`CatalogError::NotFound`]; the reason why a snapshot of this id is not believed.
+    pub fn select(&self, database: Option<&str>, selector: &Selector) -> Result<&Entry, CatalogError> {
+        let of_database = || self.entries.iter().filter(|entry| database.is_none_or(|name| entry.manifest.database == name));
+        let found = match selector {
+            Selector::Id(id) => of_database().find(|entry| &entry.manifest.id == id),
+            Selector::Latest => of_database().next_back(),
+            Selector::LatestVerified(depth) => of_database().rfind(|entry| entry.verified().is_some_and(|v| v.depth >= *depth)),
+            Selector::BeforeRevision(revision) => {
+                let has_it = |entry: &&Entry| entry.manifest.revisions.contains(revision);
+                let first_with = of_database().find(has_it).map(|entry| entry.manifest.id.clone());
+                of_database().rfind(|entry| first_with.as_ref().is_none_or(|id| entry.manifest.id < *id) && !has_it(entry))
+            }
+        };
+        found.ok_or_else(|| self.not_found(database, selector))
+    }
+
+    fn not_found(&self, database: Option<&str>, selector: &Selector) -> CatalogError {
+        if let Selector::Id(id) = selector
+            && let Some(rejected) = self.rejected.iter().find(|rejected| &rejected.home.id == id)
+        {
+            return CatalogError::NotFound { wanted: format!("{id} is not believed: {}", rejected.error) };
+        }
+        let of = database.map(|name| format!(" of database {name}")).unwrap_or_default();
+        let wanted = match selector {
+            Selector::Id(id) => format!("there is no {id}{of}"),
+            Selector::Latest => format!("there is none{of}"),
+            Selector::LatestVerified(depth) => format!("there is none{of} that was verified to depth {}", depth.as_str()),
+            Selector::BeforeRevision(revision) => format!("there is none{of} from before revision {revision}"),
+        };
+        CatalogError::NotFound { wanted }
+    }
+
+    /// The chunks that new snapshots may refer to, by chunk id: those that a trusted manifest
+    /// names, none of whose verifications found them damaged.
+    pub fn reusable_chunks(&self) -> BTreeMap<String, ChunkRecord> {
+        let damaged: BTreeSet<&str> =
+            self.entries.iter().flat_map(|e| &e.verifications).flat_map(|v| &v.damaged_chunks).map(String::as_str).collect();
+        let records = self.entries.iter().flat_map(|entry| &entry.manifest.chunks);
+        records.filter(|chunk| !damaged.contains(chunk.name.as_str())).map(|chunk| (chunk.chunk_id().to_owned(), chunk.clone())).collect()
+    }
+}
+
+/// An opened repository, seen from one cluster.
+#[derive(Clone)]
+pub struct Catalog {
+    store: Arc<dyn Store>,
+    cluster: String,
+    record: RepositoryRecord,
+    trusted: Vec<SignerKey>,
+}
+
+impl Catalog {
+    /// Writes `belay.json` into a store that has none.
+    ///
+    /// # Errors
+    /// [`StoreError::Exists`] when there is a repository already.
+    pub async fn create(store: &dyn Store, record: &RepositoryRecord, key: &SigningKey) -> Result<(), CatalogError> {
+        let at = repository_key();
+        let bytes = signature::sign(REPOSITORY_KIND, record, key)
+            .map_err(|source| CatalogError::Write { key: at.to_string(), source })?;
+        store.put(&at, Parts::whole(bytes)).await?;
+        Ok(())
+    }
+
+    /// Opens the repository in `store`; signatures of `trusted`, and of signers that a trusted
+    /// repository record names as former ones, count.
+    ///
+    /// # Errors
+    /// [`CatalogError::NoRepository`], [`CatalogError::Untrusted`], [`CatalogError::Format`]
+    pub async fn open(store: Arc<dyn Store>, cluster: &str, trusted: Vec<SignerKey>) -> Result<Self, CatalogError> {
+        let key = repository_key();
+        let bytes = match read_small(store.as_ref(), &key, SMALL_MAX_BYTES).await {
+            Err(StoreError::Missing { store, .. }) => return Err(CatalogError::NoRepository { store }),
+            other => other?,
+        };
+        let record: RepositoryRecord = open_document(REPOSITORY_KIND, &key, &bytes, &trusted)?;
+        manifest::check_format(record.format).map_err(|source| CatalogError::Format { key: key.to_string(), source })?;
+        let mut trusted = trusted;
+        trusted.extend(record.former_signers.iter().cloned());
+        Ok(Self { store, cluster: cluster.into(), record, trusted })
+    }
+
+    /// The store below.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// The repository's own record.
+    pub fn record(&self) -> &RepositoryRecord {
+        &self.record
+    }
+
+    /// Name of the cluster that is looked at.
+    pub fn cluster(&self) -> &str {
+        &self.cluster
+    }
+
+    /// Refuses to write unless `key` is the repository's signer.
+    ///
+    /// # Errors
+    /// [`CatalogError::ForeignWriter`]
+    pub fn check_writer(&self, key: &SigningKey) -> Result<(), CatalogError> {
+        if self.record.signer == SignerKey::of(key) {
+            return Ok(());
+        }
+        Err(CatalogError::ForeignWriter {
+            store: self.store.address().into(),
+            host: self.record.host.clone(),
+            signer: self.record.signer.as_str().into(),
+        })
+    }
+
+    /// Reads every manifest of the cluster.
+    ///
+    /// # Errors
+    /// What the store says; a manifest that is not believed is in [`Listing::rejected`].
+    pub async fn list(&self) -> Result<Listing, CatalogError> {
+        let mut folders: BTreeMap<SnapshotHome, Vec<ObjectInfo>> = BTreeMap::new();
+        for object in self.store.list(&layout::snapshots_prefix(&self.cluster)).await? {
+            if let Some((home, _)) = SnapshotHome::of_key(&object.key) {
+                folders.entry(home).or_default().push(object);
+            }
+        }
+        let mut listing = Listing::default();
+        let mut reads = futures::stream::iter(folders)
+            .map(|(home, objects)| async move {
+                let read = self.read_folder(&home, &objects).await;
+                (home, objects, read)
+            })
+            .buffered(READS_AT_ONCE);
+        while let Some((home, objects, read)) = reads.next().await {
+            match read {
+                Ok(Some(entry)) => listing.entries.push(entry),
+                Ok(None) => listing.unpublished.extend(objects),
+                Err(CatalogError::Store(error)) => return Err(error.into()),
+                Err(error) => listing.rejected.push(Rejected { home, error }),
+            }
+        }
+        listing.entries.sort_by(|a, b| a.manifest.id.cmp(&b.manifest.id));
+        Ok(listing)
+    }
+
+    async fn read_folder(&self, home: &SnapshotHome, objects: &[ObjectInfo]) -> Result<Option<Entry>, CatalogError> {
+        let has = |name: &str| objects.iter().any(|object| object.key.file_name() == name);
+        if !has(layout::MANIFEST) {
+            return Ok(None);
+        }
+        let key = home.key(layout::MANIFEST);
+        let bytes = match read_small(self.store.as_ref(), &key, MANIFEST_MAX_BYTES).await {
+            // Retention removes the manifest first: gone since the listing is gone.
+            Err(StoreError::Missing { .. }) => return Ok(None),
+            other => other?,
+        };
+        let manifest: Manifest = open_document(MANIFEST_KIND, &key, &bytes, &self.trusted)?;
+        manifest::check_format(manifest.format).map_err(|source| CatalogError::Format { key: key.to_string(), source })?;
+        let is_at_home = manifest.id == home.id
+            && manifest.database == home.database
+            && manifest.cluster == home.cluster
+            && manifest.repository == self.record.repository;
+        if !is_at_home {
+            return Err(CatalogError::Misplaced { key: key.to_string(), id: manifest.id, database: manifest.database });
+        }
+        let verifications = self.read_verifications(&manifest, objects).await?;
+        let pin = if has(layout::PIN) { Some(self.read_pin(home).await?) } else { None };
+        Ok(Some(Entry { home: home.clone(), manifest, verifications, pin }))
+    }
+
+    async fn read_verifications(&self, manifest: &Manifest, objects: &[ObjectInfo]) -> Result<Vec<Verification>, CatalogError> {
+        let keys: Vec<&ObjectKey> =
+            objects.iter().map(|object| &object.key).filter(|key| key.file_name().starts_with("verified-")).collect();
+        let mut found: Vec<Verification> = futures::stream::iter(keys)
+            .map(|key| async move {
+                let bytes = read_small(self.store.as_ref(), key, SMALL_MAX_BYTES).await?;
+                // A record that is not believed proves nothing; it must not hide the snapshot.
+                Ok::<_, CatalogError>(open_document::<Verification>(VERIFICATION_KIND, key, &bytes, &self.trusted).ok())
+            })
+            .buffered(READS_AT_ONCE)
+            .try_filter_map(|record| async move { Ok(record) })
+            .try_collect()
+            .await?;
+        found.retain(|record| record.id == manifest.id && record.repository == manifest.repository && record.format == manifest::FORMAT);
+        found.sort_by_key(|record| record.at);
+        Ok(found)
+    }
+
+    async fn read_pin(&self, home: &SnapshotHome) -> Result<Pin, CatalogError> {
+        let bytes = read_small(self.store.as_ref(), &home.key(layout::PIN), SMALL_MAX_BYTES).await?;
+        // A pin that does not parse still pins: keeping too much is the safe side.
+        Ok(serde_json::from_slice(&bytes).unwrap_or(Pin { at: DateTime::UNIX_EPOCH, reason: "unreadable pin".into() }))
+    }
+
+    /// Publishes a snapshot: the last object written, and the commit point.
+    ///
+    /// # Errors
+    /// What the store says; then the snapshot does not exist.
+    pub async fn publish(&self, manifest: &Manifest, key: &SigningKey) -> Result<(), CatalogError> {
+        self.write_signed(MANIFEST_KIND, &self.home(manifest).key(layout::MANIFEST), manifest, key).await
+    }
+
+    /// Records what a verification proved.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn record_verification(&self, home: &SnapshotHome, record: &Verification, key: &SigningKey) -> Result<(), CatalogError> {
+        let name = format!("verified-{}-{}.json", record.depth.as_str(), record.at.format("%Y%m%dT%H%M%S%3fZ"));
+        self.write_signed(VERIFICATION_KIND, &home.key(&name), record, key).await
+    }
+
+    async fn write_signed<T: Serialize>(&self, kind: &'static str, at: &ObjectKey, document: &T, key: &SigningKey) -> Result<(), CatalogError> {
+        let bytes =
+            signature::sign(kind, document, key).map_err(|source| CatalogError::Write { key: at.to_string(), source })?;
+        self.store.put(at, Parts::whole(bytes)).await?;
+        Ok(())
+    }
+
+    /// Keeps a snapshot from retention; pinning twice keeps the first pin.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn pin(&self, home: &SnapshotHome, pin: &Pin) -> Result<(), CatalogError> {
+        let key = home.key(layout::PIN);
+        let bytes = serde_json::to_vec(pin).map_err(|source| CatalogError::Write { key: key.to_string(), source })?;
+        match self.store.put(&key, Parts::whole(bytes)).await {
+            Ok(_) | Err(StoreError::Exists { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Lets retention have a snapshot again.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn unpin(&self, home: &SnapshotHome) -> Result<(), CatalogError> {
+        Ok(self.store.delete(&home.key(layout::PIN)).await?)
+    }
+
+    /// The folder of a snapshot of this cluster.
+    pub fn home(&self, manifest: &Manifest) -> SnapshotHome {
+        SnapshotHome { cluster: self.cluster.clone(), database: manifest.database.clone(), id: manifest.id.clone() }
+    }
+}
+
+fn repository_key() -> ObjectKey {
+    ObjectKey::new(layout::REPOSITORY_RECORD).expect("the name of the record is a key")
+}
+
+fn open_document<T: serde::de::DeserializeOwned>(
+    kind: &'static str,
+    key: &ObjectKey,
+    bytes: &[u8],
+    trusted: &[SignerKey],
+) -> Result<T, CatalogError> {
+    signature::open(kind, bytes, trusted).map_err(|source| CatalogError::Untrusted { key: key.to_string(), source })
+}

@@ -1,0 +1,273 @@
+//! Compares a loaded database with the inventory of the snapshot it was loaded from.
+//!
+//! Comes in: a database, an inventory, and what the server said while loading. Goes out: each
+//! difference as a sentence. Changes nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use sqlx::postgres::PgConnection;
+
+use super::load::Loaded;
+use super::{JobError, Progress, blocking};
+use crate::postgres::copy::{CopyOut, CopyState};
+use crate::postgres::describe;
+use crate::postgres::session;
+use crate::postgres::tools::{RunningTool, Streams, Tools, digest_schema_text};
+use crate::postgres::{PostgresError, describe::select_rows};
+use crate::rules::digest::{Digest256, RowTally};
+use crate::rules::manifest::{Inventory, Manifest, TableRecord};
+use crate::rules::sql::qualified;
+use crate::settings::Connection;
+
+/// How a restored database is proven.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proof {
+    /// The digests of what was sent (checked while loading), the server's row counts, and the
+    /// schema.
+    Sent,
+    /// The above, and every table read back and digested.
+    Full,
+}
+
+/// What a comparison found.
+#[derive(Debug, Default)]
+pub struct Proven {
+    /// Each difference as a sentence; none means that the database is the one of the snapshot.
+    pub problems: Vec<String>,
+    /// What could not be compared, and why.
+    pub notes: Vec<String>,
+    /// Tables compared.
+    pub tables: u64,
+    /// Rows compared.
+    pub rows: u64,
+}
+
+/// What is compared, and with what.
+pub struct Claim<'a> {
+    /// The snapshot's manifest.
+    pub manifest: &'a Manifest,
+    /// Its inventory.
+    pub inventory: &'a Inventory,
+    /// What the server said while it was loaded.
+    pub loaded: &'a Loaded,
+}
+
+/// Compares the database behind `connection` with `claim`.
+///
+/// # Errors
+/// When the comparison itself cannot be made; a difference is no error.
+pub async fn prove(
+    claim: &Claim<'_>,
+    connection: &Connection,
+    tools: &Tools,
+    proof: Proof,
+    jobs: usize,
+    progress: &Arc<Progress>,
+) -> Result<Proven, JobError> {
+    progress.enter("comparing with the inventory");
+    progress.expect(0);
+    let mut proven = Proven::default();
+    let mut session = session::connect(connection).await?;
+    compare_rows(claim, connection, proof, jobs, progress, &mut proven).await?;
+    compare_sequences(claim.inventory, &mut session, &mut proven).await?;
+    compare_structures(claim.inventory, &mut session, &mut proven).await?;
+    compare_extensions(claim.inventory, &mut session, &mut proven).await?;
+    compare_large_objects(claim.inventory, &mut session, progress, &mut proven).await?;
+    compare_schema(claim, connection, tools, &mut session, progress, &mut proven).await?;
+    Ok(proven)
+}
+
+async fn compare_rows(
+    claim: &Claim<'_>,
+    connection: &Connection,
+    proof: Proof,
+    jobs: usize,
+    progress: &Arc<Progress>,
+    proven: &mut Proven,
+) -> Result<(), JobError> {
+    let queue = Mutex::new(claim.inventory.tables.iter().collect::<Vec<_>>());
+    let found = Mutex::new(BTreeMap::new());
+    let workers = (0..jobs).map(|_| async {
+        let mut session = session::connect(connection).await?;
+        loop {
+            let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let Some(table) = next else { return Ok::<_, JobError>(()) };
+            let problem = compare_table(table, claim.loaded, proof, &mut session, progress).await?;
+            found.lock().unwrap_or_else(PoisonError::into_inner).insert((&table.schema, &table.name), problem);
+        }
+    });
+    futures::future::try_join_all(workers).await?;
+    drop(queue);
+    proven.problems.extend(found.into_inner().unwrap_or_else(PoisonError::into_inner).into_values().flatten());
+    proven.tables = claim.inventory.tables.len() as u64;
+    proven.rows = claim.inventory.tables.iter().map(|table| table.tally.rows).sum();
+    Ok(())
+}
+
+async fn compare_table(
+    table: &TableRecord,
+    loaded: &Loaded,
+    proof: Proof,
+    session: &mut PgConnection,
+    progress: &Arc<Progress>,
+) -> Result<Option<String>, JobError> {
+    let name = qualified(&table.schema, &table.name);
+    let taken = loaded.rows.get(&(table.schema.clone(), table.name.clone()));
+    if let (Proof::Sent, Some(rows)) = (proof, taken) {
+        let differs = *rows != table.tally.rows;
+        return Ok(differs.then(|| format!("table {name} has {rows} rows, the snapshot has {}", table.tally.rows)));
+    }
+    // Rows of small tables went through pg_restore, which says nothing of their number: read back.
+    let select = select_rows(&table.schema, &table.name, &table.columns, table.condition.as_deref());
+    let tally = match tally_select(session, &select, progress).await {
+        Ok(tally) => tally,
+        Err(PostgresError::Query { source, .. }) if is_missing_object(&source) => {
+            return Ok(Some(format!("table {name} is missing or lacks a column")));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    Ok(match tally {
+        tally if tally == table.tally => None,
+        tally if tally.rows != table.tally.rows => {
+            Some(format!("table {name} has {} rows, the snapshot has {}", tally.rows, table.tally.rows))
+        }
+        tally => Some(format!("table {name} has the same number of rows, {}, but other contents", tally.rows)),
+    })
+}
+
+fn is_missing_object(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    matches!(code.as_deref(), Some("42P01" | "42703" | "3F000"))
+}
+
+async fn tally_select(session: &mut PgConnection, select: &str, progress: &Progress) -> Result<RowTally, PostgresError> {
+    let mut copy = CopyOut::start(session, select, "read a table back").await?;
+    let (mut tally, mut text) = (RowTally::default(), Vec::new());
+    loop {
+        let state = copy.fill(&mut text, 1 << 20, |bytes| progress.advance(bytes)).await?;
+        tally.add_lines(&text);
+        text.clear();
+        if state == CopyState::End {
+            return Ok(tally);
+        }
+    }
+}
+
+async fn compare_sequences(inventory: &Inventory, session: &mut PgConnection, proven: &mut Proven) -> Result<(), JobError> {
+    let found = describe::sequences(session).await?;
+    for record in &inventory.sequences {
+        let name = qualified(&record.schema, &record.name);
+        match found.iter().find(|sequence| sequence.schema == record.schema && sequence.name == record.name) {
+            None => proven.problems.push(format!("sequence {name} is missing")),
+            Some(sequence) if !record.admits(sequence.state) => proven.problems.push(format!(
+                "sequence {name} stands at {}, the snapshot has {}",
+                sequence.state.last_value, record.before.last_value
+            )),
+            Some(_) => {}
+        }
+    }
+    Ok(())
+}
+
+async fn compare_structures(inventory: &Inventory, session: &mut PgConnection, proven: &mut Proven) -> Result<(), JobError> {
+    let found: BTreeSet<String> = describe::structures(session).await?.into_iter().collect();
+    let wanted: BTreeSet<String> = inventory.structures.iter().cloned().collect();
+    // An index that was invalid is rebuilt by a restore, and valid then: better than it was.
+    let is_there = |name: &str| found.contains(name) || name.strip_suffix(" (invalid)").is_some_and(|valid| found.contains(valid));
+    proven.problems.extend(wanted.iter().filter(|name| !is_there(name)).map(|name| format!("{name} is missing")));
+    Ok(())
+}
+
+async fn compare_extensions(inventory: &Inventory, session: &mut PgConnection, proven: &mut Proven) -> Result<(), JobError> {
+    let found = describe::extensions(session).await?;
+    for wanted in &inventory.extensions {
+        match found.iter().find(|extension| extension.name == wanted.name) {
+            None => proven.problems.push(format!("extension {} is missing", wanted.name)),
+            Some(extension) if extension.version != wanted.version => proven.notes.push(format!(
+                "extension {} is {} here, {} in the snapshot",
+                wanted.name, extension.version, wanted.version
+            )),
+            Some(_) => {}
+        }
+    }
+    Ok(())
+}
+
+async fn compare_large_objects(inventory: &Inventory, session: &mut PgConnection, progress: &Progress, proven: &mut Proven) -> Result<(), JobError> {
+    let Some(wanted) = inventory.large_objects else {
+        proven.notes.push("large objects were not readable when the snapshot was taken, and are not compared".into());
+        return Ok(());
+    };
+    let Some(select) = describe::select_large_objects(session).await? else {
+        proven.notes.push("large objects are not readable, and are not compared".into());
+        return Ok(());
+    };
+    if tally_select(session, &select, progress).await? != wanted {
+        proven.problems.push("large objects differ".into());
+    }
+    Ok(())
+}
+
+/// Compares the schema as SQL text: the database dumped anew, against the archive.
+///
+/// Both go through the same pg_dump and pg_restore, so that equal schemas are equal texts; between
+/// major versions they are not, and the comparison of structures has to do.
+async fn compare_schema(
+    claim: &Claim<'_>,
+    connection: &Connection,
+    tools: &Tools,
+    session: &mut PgConnection,
+    progress: &Arc<Progress>,
+    proven: &mut Proven,
+) -> Result<(), JobError> {
+    let server_major = session::server_version_num(session).await? / 10_000;
+    let dumped_by = claim.manifest.pg_dump_version.split('.').next().unwrap_or_default();
+    if claim.manifest.server_version_num / 10_000 != server_major || dumped_by != tools.major.to_string() {
+        proven.notes.push(format!(
+            "the schema's text is not compared between versions (snapshot: server {}, pg_dump {}; here: server {server_major}, pg_dump {})",
+            claim.manifest.server_version_num / 10_000,
+            claim.manifest.pg_dump_version,
+            tools.version
+        ));
+        return Ok(());
+    }
+    progress.beat();
+    let archive = File::open(&claim.loaded.schema_archive)
+        .map_err(|source| JobError::Disk { action: "read", path: claim.loaded.schema_archive.clone(), source })?;
+    let wanted = digest_archive(archive, connection, tools).await?;
+    progress.beat();
+    let found = schema_digest(connection, tools).await?;
+    progress.beat();
+    if wanted != found {
+        proven.problems.push("the schema as pg_dump writes it is not that of the snapshot".into());
+    }
+    Ok(())
+}
+
+/// Digests the schema of a database as pg_dump and pg_restore write it.
+///
+/// # Errors
+/// What the programs say.
+pub async fn schema_digest(connection: &Connection, tools: &Tools) -> Result<Digest256, JobError> {
+    let mut command = tools.command("pg_dump", connection);
+    command.args(["--format=custom", "--compress=0", "--no-password", "--section=pre-data", "--section=post-data"]);
+    let mut dump = RunningTool::start(command, Streams::Out)?;
+    let digest = digest_archive(dump.stdout()?, connection, tools).await;
+    dump.reap().await?;
+    digest
+}
+
+async fn digest_archive(archive: File, connection: &Connection, tools: &Tools) -> Result<Digest256, JobError> {
+    let mut command = tools.command("pg_restore", connection);
+    command.arg("--file=-").env_remove("PGDATABASE");
+    let mut restore = RunningTool::start_reading(command, archive)?;
+    let text = restore.stdout()?;
+    let digest = blocking(move || {
+        digest_schema_text(text).map_err(|source| PostgresError::Pump { tool: "pg_restore".into(), source })
+    })
+    .await;
+    restore.reap().await?;
+    digest
+}

@@ -1,0 +1,233 @@
+//! Restores a snapshot: beside what is there, proven, and only then under its name.
+//!
+//! Comes in: a snapshot and the name it is to have. Goes out: a database of that name. The
+//! snapshot is loaded into a database with a name of ours, compared with the inventory, and
+//! renamed in one transaction. A database that had the name is kept under another one.
+
+pub mod plan;
+pub mod recover;
+mod swap;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use sqlx::postgres::PgConnection;
+
+use self::plan::RestorePlan;
+use super::load::{self, RestoreErrors, Source, Target};
+use super::prove::{self, Claim, Proof};
+use super::{JobError, Progress, Stopwatch, WorkDirectory, until_stalled};
+use crate::catalog::{Catalog, Entry};
+use crate::ledger::Ledger;
+use crate::postgres::session;
+use crate::postgres::tools::Tools;
+use crate::rules::globals;
+use crate::rules::layout;
+use crate::rules::manifest::Inventory;
+use crate::rules::sql::{create_database, literal, quoted};
+use crate::seal::Opener;
+use crate::settings::Connection;
+
+/// What a restore is made with.
+pub struct Means<'a> {
+    /// Where the snapshot lies.
+    pub catalog: &'a Catalog,
+    /// What opens it.
+    pub opener: &'a Opener,
+    /// Where half-made databases and replaced ones are written down.
+    pub ledger: &'a Ledger,
+    /// Where PostgreSQL's programs are looked for first.
+    pub bin_directory: Option<&'a Path>,
+    /// The search path for programs.
+    pub path: &'a str,
+    /// A 0700 directory for the schema archive.
+    pub scratch_directory: &'a Path,
+    /// Told as bytes pass.
+    pub progress: &'a Arc<Progress>,
+}
+
+/// The name that a restored database gets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Destination {
+    /// A new one; a database of this name must not exist.
+    Into(String),
+    /// That of this live database, which is kept under another name.
+    Swap(String),
+}
+
+impl Destination {
+    /// The name.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Into(name) | Self::Swap(name) => name,
+        }
+    }
+}
+
+/// What is to be restored, and how.
+pub struct Request<'a> {
+    /// The snapshot.
+    pub entry: &'a Entry,
+    /// The name it is to have.
+    pub destination: Destination,
+    /// How to connect to the cluster; the database in it does not matter.
+    pub connection: &'a Connection,
+    /// Sessions at once.
+    pub jobs: usize,
+    /// How the result is proven.
+    pub proof: Proof,
+    /// What an error of pg_restore means.
+    pub errors: RestoreErrors,
+    /// How long a replaced database is kept.
+    pub keep_replaced: TimeDelta,
+    /// How long nothing may move.
+    pub stall_timeout: std::time::Duration,
+}
+
+/// A restore that was made.
+#[derive(Debug)]
+pub struct Restored {
+    /// The database that holds the snapshot now.
+    pub database: String,
+    /// What the database that had the name is called now.
+    pub previous_kept_as: Option<String>,
+    /// Rows restored.
+    pub rows: u64,
+    /// Tables restored.
+    pub tables: u64,
+    /// What could not be compared, errors that were accepted.
+    pub notes: Vec<String>,
+    /// How long it took.
+    pub elapsed_ms: u64,
+}
+
+/// Restores a snapshot under its destination's name.
+///
+/// # Errors
+/// [`JobError::Refused`] with every reason, before anything is touched; [`JobError::NotProven`]
+/// when what was loaded is not the snapshot. After any error the database that had the name has
+/// it still, and what was loaded is dropped.
+pub async fn restore(means: &Means<'_>, request: &Request<'_>, clock: fn() -> DateTime<Utc>) -> Result<Restored, JobError> {
+    let watch = Stopwatch::start();
+    let source = Source { catalog: means.catalog, entry: request.entry, opener: means.opener };
+    let inventory = source.inventory().await?;
+    let plan = plan::plan(request, &inventory).await?;
+    if !plan.refusals.is_empty() {
+        return Err(JobError::Refused { action: format!("restore into {}", plan.into), reasons: plan.refusals });
+    }
+    let work = restore_as_planned(means, request, &source, &inventory, plan, clock);
+    let restored = until_stalled(means.progress, request.stall_timeout, "restore the snapshot", work).await;
+    match restored {
+        Ok(restored) => Ok(Restored { elapsed_ms: watch.elapsed_ms(), ..restored }),
+        Err(error) => {
+            // The error that stopped the restore is the one to hear of; what this leaves is
+            // dropped by the next run.
+            let _ = recover::drop_unfinished(means.ledger, request.connection).await;
+            Err(error)
+        }
+    }
+}
+
+async fn restore_as_planned(
+    means: &Means<'_>,
+    request: &Request<'_>,
+    source: &Source<'_>,
+    inventory: &Inventory,
+    plan: RestorePlan,
+    clock: fn() -> DateTime<Utc>,
+) -> Result<Restored, JobError> {
+    let maintenance = request.connection.with_database(session::MAINTENANCE_DATABASE);
+    let mut session = session::connect(&maintenance).await?;
+    let tools = Tools::find(means.bin_directory, means.path, session::server_version_num(&mut session).await? / 10_000).await?;
+    make_roles(source, &plan, &mut session).await?;
+    let beside = Beside::create(means.ledger, inventory, &mut session, clock()).await?;
+    let (loaded, proven) = load_and_prove(means, request, source, inventory, &tools, &beside).await?;
+    if !proven.problems.is_empty() {
+        return Err(JobError::NotProven { action: format!("restore {}", request.entry.manifest.id), problems: proven.problems });
+    }
+    means.progress.enter("taking the name");
+    let previous_kept_as = match &request.destination {
+        Destination::Into(name) => {
+            swap::take_free_name(&mut session, &beside, name, inventory).await?;
+            None
+        }
+        Destination::Swap(name) => {
+            Some(swap::take_over(means.ledger, &mut session, &beside, name, inventory, request.keep_replaced, clock()).await?)
+        }
+    };
+    means.ledger.forget_loading(&beside.marker).await?;
+    Ok(Restored {
+        database: plan.into,
+        previous_kept_as,
+        rows: proven.rows,
+        tables: proven.tables,
+        notes: proven.notes.into_iter().chain(loaded.accepted).chain(plan.warnings).collect(),
+        elapsed_ms: 0,
+    })
+}
+
+async fn load_and_prove(
+    means: &Means<'_>,
+    request: &Request<'_>,
+    source: &Source<'_>,
+    inventory: &Inventory,
+    tools: &Tools,
+    beside: &Beside,
+) -> Result<(load::Loaded, prove::Proven), JobError> {
+    let work = WorkDirectory::create(means.scratch_directory)?;
+    let connection = request.connection.with_database(&beside.name);
+    let target = Target {
+        connection: &connection,
+        tools,
+        jobs: request.jobs,
+        work_directory: work.path(),
+        errors: request.errors,
+        progress: means.progress,
+    };
+    let loaded = load::load(source, inventory, &target).await?;
+    let claim = Claim { manifest: &source.entry.manifest, inventory, loaded: &loaded };
+    let proven = prove::prove(&claim, &connection, tools, request.proof, request.jobs, means.progress).await?;
+    Ok((loaded, proven))
+}
+
+/// Makes the roles that the snapshot needs and the cluster lacks.
+async fn make_roles(source: &Source<'_>, plan: &RestorePlan, session: &mut PgConnection) -> Result<(), JobError> {
+    if plan.missing_roles.is_empty() {
+        return Ok(());
+    }
+    let plain = source.small_object(layout::GLOBALS, &source.entry.manifest.objects.globals).await?;
+    let statements = globals::statements(&String::from_utf8_lossy(&plain));
+    let missing: BTreeSet<String> = plan.missing_roles.iter().cloned().collect();
+    let present: BTreeSet<String> = crate::postgres::describe::all_roles(session).await?.into_iter().collect();
+    for statement in globals::statements_for_missing(&statements, &missing, &present) {
+        session::run(session, "make the roles of the snapshot", statement.sql.clone()).await?;
+    }
+    Ok(())
+}
+
+/// The database that a snapshot is loaded into before it has its name.
+pub(crate) struct Beside {
+    /// Its name for now.
+    pub(crate) name: String,
+    /// Its OID, which outlives renames.
+    pub(crate) oid: u32,
+    /// Stands in its comment until it is done, so that it is known as ours.
+    pub(crate) marker: String,
+}
+
+impl Beside {
+    async fn create(ledger: &Ledger, inventory: &Inventory, session: &mut PgConnection, now: DateTime<Utc>) -> Result<Self, JobError> {
+        let tail = layout::tail(rand::random());
+        let (name, marker) = (format!("belay_restore_{tail}"), format!("belay:loading:{tail}{}", layout::tail(rand::random())));
+        let system_identifier = crate::postgres::describe::identity(session).await?.1.unwrap_or_default();
+        // Written down first: a database that nobody knows of would never be dropped.
+        ledger.record_loading(&system_identifier, None, &name, &marker, now).await?;
+        session::run(session, "create the database to restore into", create_database(&quoted(&name), &inventory.properties)).await?;
+        let comment = format!("COMMENT ON DATABASE {} IS {}", quoted(&name), literal(&marker));
+        session::run(session, "mark the database to restore into", comment).await?;
+        let oid = crate::postgres::describe::database_oid(session, &name).await?.unwrap_or_default();
+        Ok(Self { name, oid, marker })
+    }
+}

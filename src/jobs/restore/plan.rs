@@ -1,0 +1,170 @@
+//! What a restore would do, and what speaks against it. Reads only.
+
+use std::collections::BTreeSet;
+
+use super::{Destination, Request};
+use crate::jobs::JobError;
+use crate::postgres::describe;
+use crate::postgres::session::{self, column, rows};
+use crate::rules::layout::SnapshotId;
+use crate::rules::manifest::Inventory;
+use crate::rules::sql::literal;
+
+/// What a restore would do.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct RestorePlan {
+    /// The snapshot.
+    pub from: SnapshotId,
+    /// The name that the restored database would have.
+    pub into: String,
+    /// Whether a live database would give up that name.
+    pub replaces: bool,
+    /// Tables in the snapshot.
+    pub tables: u64,
+    /// Rows in the snapshot.
+    pub rows: u64,
+    /// Bytes that would be read from the store.
+    pub stored_bytes: u64,
+    /// Bytes that the database had on disk when the snapshot was taken.
+    pub needed_bytes: u64,
+    /// Bytes that are free where the cluster lies, when that can be seen from here.
+    pub free_bytes: Option<u64>,
+    /// Roles that would be made.
+    pub missing_roles: Vec<String>,
+    /// How long the last restore of this snapshot into a scratch cluster took, in milliseconds.
+    pub estimate_ms: Option<u64>,
+    /// What should be known, but stops nothing.
+    pub warnings: Vec<String>,
+    /// Why it would be refused.
+    pub refusals: Vec<String>,
+}
+
+/// Looks at the cluster and says what `request` would do.
+///
+/// # Errors
+/// What PostgreSQL says when asked; a reason to refuse is in the plan.
+pub async fn plan(request: &Request<'_>, inventory: &Inventory) -> Result<RestorePlan, JobError> {
+    let mut session = session::connect(&request.connection.with_database(session::MAINTENANCE_DATABASE)).await?;
+    let manifest = &request.entry.manifest;
+    let present: BTreeSet<String> = describe::all_roles(&mut session).await?.into_iter().collect();
+    let mut plan = RestorePlan {
+        from: manifest.id.clone(),
+        into: request.destination.name().into(),
+        replaces: matches!(request.destination, Destination::Swap(_)),
+        tables: manifest.tables,
+        rows: manifest.rows,
+        stored_bytes: manifest.stored_bytes,
+        needed_bytes: inventory.properties.disk_bytes,
+        free_bytes: None,
+        missing_roles: inventory.roles.iter().filter(|role| !present.contains(*role)).cloned().collect(),
+        estimate_ms: request.entry.restore_ms(),
+        warnings: Vec::new(),
+        refusals: Vec::new(),
+    };
+    look_at_name(request, &mut session, &mut plan).await?;
+    look_at_server(manifest.server_version_num, &mut session, &mut plan).await?;
+    look_at_parts(inventory, &mut session, &mut plan).await?;
+    look_at_room(request, &mut session, &mut plan).await?;
+    Ok(plan)
+}
+
+async fn look_at_name(request: &Request<'_>, session: &mut sqlx::PgConnection, plan: &mut RestorePlan) -> Result<(), JobError> {
+    let name = request.destination.name();
+    let exists = describe::database_oid(session, name).await?.is_some();
+    match &request.destination {
+        Destination::Into(_) if exists => {
+            plan.refusals.push(format!("a database {name} exists already, and a restore never overwrites"));
+        }
+        Destination::Into(_) => {}
+        Destination::Swap(_) if !exists => plan.refusals.push(format!("there is no database {name} to take the name from")),
+        Destination::Swap(_) if matches!(name, "postgres" | "template0" | "template1") => {
+            plan.refusals.push(format!("{name} is one of the cluster's own databases and cannot be renamed"));
+        }
+        Destination::Swap(_) => plan.refusals.extend(what_binds(session, name).await?),
+    }
+    Ok(())
+}
+
+/// What would stop a rename, or be lost with one.
+async fn what_binds(session: &mut sqlx::PgConnection, name: &str) -> Result<Vec<String>, JobError> {
+    let name_literal = literal(name);
+    let sql = format!(
+        "SELECT 'prepared transaction ' || quote_literal(gid) || ' is open in it: COMMIT or ROLLBACK PREPARED first' AS reason \
+           FROM pg_catalog.pg_prepared_xacts WHERE database = {name_literal} \
+         UNION ALL SELECT 'logical replication slot ' || quote_ident(slot_name) || ' belongs to it and would follow the old database: drop it first' \
+           FROM pg_catalog.pg_replication_slots WHERE database = {name_literal} \
+         UNION ALL SELECT 'subscription ' || quote_ident(subname) || ' belongs to it: drop it first' \
+           FROM pg_catalog.pg_subscription s JOIN pg_catalog.pg_database d ON d.oid = s.subdbid WHERE d.datname = {name_literal}"
+    );
+    let found = rows(session, "look at what binds the database", sql).await?;
+    Ok(found.iter().map(|row| column(row, "reason")).collect::<Result<_, _>>()?)
+}
+
+async fn look_at_server(taken_on: u32, session: &mut sqlx::PgConnection, plan: &mut RestorePlan) -> Result<(), JobError> {
+    let here = session::server_version_num(session).await? / 10_000;
+    let there = taken_on / 10_000;
+    if here < there {
+        plan.warnings.push(format!("the snapshot is of PostgreSQL {there}, the server is {here}: what {here} does not know fails"));
+    }
+    Ok(())
+}
+
+async fn look_at_parts(inventory: &Inventory, session: &mut sqlx::PgConnection, plan: &mut RestorePlan) -> Result<(), JobError> {
+    let sql = "SELECT name::text AS name FROM pg_catalog.pg_available_extensions";
+    let found = rows(session, "list available extensions", sql).await?;
+    let available: BTreeSet<String> = found.iter().map(|row| column(row, "name")).collect::<Result<_, _>>()?;
+    for extension in inventory.extensions.iter().filter(|extension| !available.contains(&extension.name)) {
+        plan.refusals.push(format!("extension {} {} is not installed on the server", extension.name, extension.version));
+    }
+    let sql = "SELECT spcname::text AS name FROM pg_catalog.pg_tablespace";
+    let found = rows(session, "list tablespaces", sql).await?;
+    let present: BTreeSet<String> = found.iter().map(|row| column(row, "name")).collect::<Result<_, _>>()?;
+    for tablespace in inventory.tablespaces.iter().filter(|name| !present.contains(*name)) {
+        plan.refusals.push(format!("tablespace {tablespace} does not exist: make it first, on the disk that it should have"));
+    }
+    let properties = &inventory.properties;
+    if properties.locale_provider == "libc" && !has_locale(&properties.collate, session).await? {
+        plan.refusals.push(format!("locale {} is not installed on the server", properties.collate));
+    }
+    Ok(())
+}
+
+async fn has_locale(name: &str, session: &mut sqlx::PgConnection) -> Result<bool, JobError> {
+    if matches!(name, "C" | "POSIX") {
+        return Ok(true);
+    }
+    // initdb writes every locale of the machine into pg_collation; the template's own is there by use.
+    let folded = |name: &str| name.to_lowercase().replace(['-', '_'], "");
+    let sql = "SELECT coalesce(collcollate, '')::text AS name FROM pg_catalog.pg_collation WHERE collprovider = 'c' \
+        UNION SELECT datcollate::text FROM pg_catalog.pg_database";
+    for row in rows(session, "list locales", sql).await? {
+        if folded(&column::<String>(&row, "name")?) == folded(name) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+async fn look_at_room(request: &Request<'_>, session: &mut sqlx::PgConnection, plan: &mut RestorePlan) -> Result<(), JobError> {
+    if request.connection.is_local() {
+        let sql = "SELECT CASE WHEN pg_catalog.pg_has_role('pg_read_all_settings', 'member') OR \
+            (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user) \
+            THEN current_setting('data_directory') END AS directory";
+        let found = rows(session, "look where the cluster lies", sql).await?;
+        let directory: Option<String> = found.first().map(|row| column(row, "directory")).transpose()?.flatten();
+        plan.free_bytes = directory.and_then(|directory| {
+            let space = nix::sys::statvfs::statvfs(directory.as_str()).ok()?;
+            Some(u64::from(space.fragment_size()).saturating_mul(space.blocks_available()))
+        });
+    }
+    match plan.free_bytes {
+        Some(free) if free < plan.needed_bytes => plan.refusals.push(format!(
+            "there is no room: the database needs about {}, {} are free",
+            bytesize::ByteSize(plan.needed_bytes),
+            bytesize::ByteSize(free)
+        )),
+        Some(_) => {}
+        None => plan.warnings.push("how much room the server has cannot be seen from here".into()),
+    }
+    Ok(())
+}

@@ -1,0 +1,88 @@
+//! Puts in order what an interrupted restore left in a cluster; every run begins with it.
+
+use crate::jobs::JobError;
+use crate::ledger::{Ledger, ReplacedState};
+use crate::postgres::describe;
+use crate::postgres::session::{self, column, rows};
+use crate::rules::sql::quoted;
+use crate::settings::Connection;
+
+/// What was put in order.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// Half-loaded databases that were dropped.
+    pub dropped: Vec<String>,
+    /// Databases that were closed for a swap that did not happen, and are open again.
+    pub reopened: Vec<String>,
+    /// Databases whose swap had happened, though nobody was told.
+    pub confirmed: Vec<String>,
+}
+
+/// Drops half-loaded databases and settles unfinished swaps in the cluster behind `connection`.
+///
+/// The cluster's catalog decides: a planned swap happened if the database of that OID bears the
+/// kept name. Nothing is dropped but what bears both a name and a comment of ours.
+///
+/// # Errors
+/// What PostgreSQL or the ledger say; then the next run tries again.
+pub async fn settle(ledger: &Ledger, connection: &Connection) -> Result<Recovered, JobError> {
+    let mut recovered = settle_swaps(ledger, connection).await?;
+    recovered.dropped = drop_unfinished(ledger, connection).await?;
+    Ok(recovered)
+}
+
+async fn settle_swaps(ledger: &Ledger, connection: &Connection) -> Result<Recovered, JobError> {
+    let mut recovered = Recovered::default();
+    let planned: Vec<_> = ledger.replaced().await?.into_iter().filter(|database| database.state == ReplacedState::Planned).collect();
+    if planned.is_empty() {
+        return Ok(recovered);
+    }
+    let mut session = session::connect(&connection.with_database(session::MAINTENANCE_DATABASE)).await?;
+    let here = describe::identity(&mut session).await?.1.unwrap_or_default();
+    for database in planned.into_iter().filter(|database| database.system_identifier == here) {
+        let name = describe::database_name(&mut session, database.oid).await?;
+        if name.as_deref() == Some(database.kept_name.as_str()) {
+            ledger.confirm_replaced(&database.marker).await?;
+            recovered.confirmed.push(database.kept_name);
+            continue;
+        }
+        if let Some(name) = name {
+            let sql = format!("ALTER DATABASE {} ALLOW_CONNECTIONS true", quoted(&name));
+            session::run(&mut session, "let sessions in again", sql).await?;
+            recovered.reopened.push(name);
+        }
+        ledger.forget_replaced(&database.marker).await?;
+    }
+    Ok(recovered)
+}
+
+/// Drops the databases that interrupted restores were loading into.
+///
+/// # Errors
+/// What PostgreSQL or the ledger say.
+pub async fn drop_unfinished(ledger: &Ledger, connection: &Connection) -> Result<Vec<String>, JobError> {
+    let mut dropped = Vec::new();
+    let loading = ledger.loading().await?;
+    if loading.is_empty() {
+        return Ok(dropped);
+    }
+    let mut session = session::connect(&connection.with_database(session::MAINTENANCE_DATABASE)).await?;
+    let here = describe::identity(&mut session).await?.1.unwrap_or_default();
+    for database in loading.into_iter().filter(|database| database.system_identifier == here) {
+        let sql = format!(
+            "SELECT pg_catalog.shobj_description(oid, 'pg_database') AS comment FROM pg_catalog.pg_database WHERE datname = {}",
+            crate::rules::sql::literal(&database.temp_name)
+        );
+        let found = rows(&mut session, "look for a half-loaded database", sql).await?;
+        let comment: Option<Option<String>> = found.first().map(|row| column(row, "comment")).transpose()?;
+        // Without a comment it died between CREATE DATABASE and COMMENT; its name is ours and random.
+        if let Some(comment) = comment
+            && comment.as_deref().is_none_or(|text| text == database.marker)
+        {
+            describe::drop_database(&mut session, &database.temp_name).await?;
+            dropped.push(database.temp_name);
+        }
+        ledger.forget_loading(&database.marker).await?;
+    }
+    Ok(dropped)
+}

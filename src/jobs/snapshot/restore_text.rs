@@ -1,0 +1,104 @@
+//! Writes `RESTORE.txt`: the commands that restore a snapshot with stock tools only.
+
+use crate::rules::manifest::{DatabaseProperties, DatabaseSql, Inventory, Manifest};
+use crate::rules::sql;
+
+/// The statements about the database itself, for psql with the variable `target`.
+pub fn database_sql(properties: &DatabaseProperties) -> DatabaseSql {
+    let target = ":\"target\"";
+    let terminated = |statements: Vec<String>| statements.iter().map(|sql| format!("{sql};\n")).collect::<String>();
+    DatabaseSql {
+        create: terminated(vec![sql::create_database(target, properties)]),
+        properties: terminated(sql::database_properties(target, properties)),
+    }
+}
+
+/// The text of `RESTORE.txt`; it names no table, so that it may lie in the open.
+pub fn restore_text(manifest: &Manifest, inventory: &Inventory) -> String {
+    let major = manifest.pg_dump_version.split('.').next().unwrap_or_default();
+    let encoding = if inventory.properties.encoding == "SQL_ASCII" { "SQL_ASCII" } else { "UTF8" };
+    TEXT.replace("@ID@", manifest.id.as_str())
+        .replace("@DATABASE@", &manifest.database.escape_default().to_string())
+        .replace("@TAKEN@", &manifest.taken_at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true))
+        .replace("@MAJOR@", major)
+        .replace("@ENCODING@", encoding)
+        .replace("@SCHEMA_SHA@", &manifest.objects.schema.stored_sha256.to_string())
+        .replace("@DATA_SHA@", &manifest.objects.data.stored_sha256.to_string())
+        .replace("@GLOBALS_SHA@", &manifest.objects.globals.stored_sha256.to_string())
+        .replace("@INVENTORY_SHA@", &manifest.objects.inventory.stored_sha256.to_string())
+}
+
+const TEXT: &str = r##"# How to restore snapshot @ID@ without Belay
+#
+# Database @DATABASE@, taken at @TAKEN@.
+#
+# Needs: age, gunzip, jq, sha256sum, and psql and pg_restore of PostgreSQL @MAJOR@ or newer.
+# This file is a shell script with comments. Copy the repository (at least this folder and the
+# folder "chunks" three levels up) to a disk, change to this folder, say which identity opens the
+# snapshot, and what the restored database is to be called:
+#
+#   export IDENTITY=/path/to/identity.txt TARGET=restored PGHOST=/run/postgresql PGUSER=postgres
+#   sh RESTORE.txt
+#
+# The server's libpq variables (PGHOST, PGPORT, PGUSER, ...) say where to restore to. A database
+# called $TARGET must not exist yet; nothing else is touched, but that missing roles are created.
+
+set -eu
+: "${IDENTITY:?set IDENTITY to the file of an age identity}" "${TARGET:?set TARGET to the name of the new database}"
+CHUNKS=${CHUNKS:-../../../chunks}
+WORK=$(mktemp -d)
+trap 'rm -rf "$WORK"' EXIT
+unseal() { age --decrypt --identity "$IDENTITY" "$1" | gunzip; }
+
+# 1. The objects are those that were stored.
+sha256sum --check --quiet <<'SUMS'
+@SCHEMA_SHA@  schema.dump.gz.age
+@DATA_SHA@  data.dump.gz.age
+@GLOBALS_SHA@  globals.sql.gz.age
+@INVENTORY_SHA@  inventory.json.gz.age
+SUMS
+
+# 2. Decrypt what is small. A failure of age or gunzip shows here.
+unseal inventory.json.gz.age >"$WORK/inventory.json"
+unseal schema.dump.gz.age >"$WORK/schema.dump"
+unseal globals.sql.gz.age >"$WORK/globals.sql"
+unseal data.dump.gz.age >"$WORK/data.dump"
+
+# 3. Roles and tablespaces. "already exists" is to be expected for those that are there; the
+#    passwords and settings of existing roles are set to those of the snapshot: leave this step
+#    out if they should stay.
+psql -X -q -d postgres -f "$WORK/globals.sql" || true
+
+# 4. The database.
+jq -r .sql.create "$WORK/inventory.json" | psql -X -q -v ON_ERROR_STOP=1 -v target="$TARGET" -d postgres
+
+# 5. Tables, without indexes, and the rows of small tables.
+export PGOPTIONS='-c search_path= -c DateStyle=ISO -c IntervalStyle=postgres -c check_function_bodies=off'
+pg_restore --exit-on-error --section=pre-data -d "$TARGET" "$WORK/schema.dump"
+pg_restore --exit-on-error -d "$TARGET" "$WORK/data.dump"
+
+# 6. The rows of large tables, chunk by chunk.
+copy_table() {
+  statement=$1
+  shift
+  for chunk in "$@"; do
+    unseal "$CHUNKS/$(printf %.2s "$chunk")/$chunk.copy.gz.age" >"$WORK/chunk"
+    PGCLIENTENCODING=@ENCODING@ psql -X -q -v ON_ERROR_STOP=1 -d "$TARGET" -c "$statement" <"$WORK/chunk"
+  done
+}
+jq -r 'def id: "\"" + gsub("\""; "\"\"") + "\"";
+  .tables[] | select(.chunks)
+  | ("COPY " + (.schema | id) + "." + (.name | id)
+     + (if (.columns | length) > 0 then " (" + ([.columns[] | id] | join(", ")) + ")" else "" end) + " FROM STDIN") as $copy
+  | "copy_table " + ($copy | @sh) + ([.chunks[].name | " " + @sh] | join(""))' "$WORK/inventory.json" >"$WORK/copy.sh"
+. "$WORK/copy.sh"
+
+# 7. Indexes, constraints, triggers; then owner, rights and settings of the database.
+pg_restore --exit-on-error --section=post-data -d "$TARGET" "$WORK/schema.dump"
+unset PGOPTIONS
+jq -r .sql.properties "$WORK/inventory.json" | psql -X -q -v ON_ERROR_STOP=1 -v target="$TARGET" -d postgres
+psql -X -q -d "$TARGET" -c ANALYZE
+
+# 8. What should be there now: rows per table.
+jq -r '.tables[] | "\(.rows)\t\(.schema).\(.name)"' "$WORK/inventory.json"
+"##;

@@ -1,0 +1,290 @@
+//! Verifies one snapshot to a depth: stored, readable, restored.
+//!
+//! Comes in: a catalog entry. Goes out: a signed verification record beside the manifest, whether
+//! it found something or not. A problem of the snapshot is a finding; a problem of the machine
+//! (no room, no server programs) is an error, and nothing is recorded.
+
+mod scratch;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use ed25519_dalek::SigningKey;
+use futures::{StreamExt as _, TryStreamExt as _};
+
+use super::load::{Source, StoredCheck};
+use super::{JobError, Progress, Stopwatch, blocking, until_stalled};
+use crate::catalog::{Catalog, Entry};
+use crate::postgres::PostgresError;
+use crate::postgres::tools::{RunningTool, Streams, Tools};
+use crate::rules::digest::{Digest256, RowTally};
+use crate::rules::layout::{self, ObjectKey};
+use crate::rules::manifest::{self, ChunkPart, Depth, Inventory, ObjectRecord, Verification};
+use crate::seal::Opener;
+use crate::store::StoreError;
+
+/// What a verification is made with.
+pub struct Means<'a> {
+    /// Where the snapshot lies.
+    pub catalog: &'a Catalog,
+    /// What opens it; needed from depth `readable` on.
+    pub opener: Option<&'a Opener>,
+    /// Who signs the record; without, nothing is recorded.
+    pub signing: Option<&'a SigningKey>,
+    /// Where PostgreSQL's programs are looked for first.
+    pub bin_directory: Option<&'a Path>,
+    /// The search path for programs.
+    pub path: &'a str,
+    /// A 0700 directory for scratch clusters and spools.
+    pub scratch_directory: &'a Path,
+    /// Objects read, or tables loaded, at once.
+    pub jobs: usize,
+    /// How long nothing may move.
+    pub stall_timeout: std::time::Duration,
+    /// Told as bytes pass.
+    pub progress: &'a Arc<Progress>,
+}
+
+/// What a verification found.
+#[derive(Debug)]
+pub struct Verified {
+    /// The record, as signed.
+    pub record: Verification,
+    /// What could not be compared, and why.
+    pub notes: Vec<String>,
+}
+
+/// What was found so far.
+#[derive(Debug, Default)]
+struct Findings {
+    problems: Vec<String>,
+    notes: Vec<String>,
+    damaged_chunks: Vec<String>,
+    tables: u64,
+    rows: u64,
+    restore_ms: Option<u64>,
+}
+
+/// Verifies `entry` to `depth` and records the result.
+///
+/// # Errors
+/// [`JobError::NoIdentity`] when the depth needs one; what keeps the verification itself from
+/// being made. A damaged snapshot is no error: see [`Verification::is_ok`].
+pub async fn verify(means: &Means<'_>, entry: &Entry, depth: Depth, clock: fn() -> DateTime<Utc>) -> Result<Verified, JobError> {
+    let watch = Stopwatch::start();
+    let work = find(means, entry, depth);
+    let mut findings = until_stalled(means.progress, means.stall_timeout, "verify the snapshot", work).await?;
+    findings.damaged_chunks.sort();
+    let record = Verification {
+        format: manifest::FORMAT,
+        id: entry.manifest.id.clone(),
+        repository: entry.manifest.repository.clone(),
+        depth,
+        at: clock(),
+        is_ok: findings.problems.is_empty(),
+        problems: findings.problems,
+        damaged_chunks: findings.damaged_chunks,
+        tables_compared: findings.tables,
+        rows_compared: findings.rows,
+        restore_ms: findings.restore_ms,
+        elapsed_ms: watch.elapsed_ms(),
+    };
+    if let Some(key) = means.signing {
+        means.catalog.record_verification(&entry.home, &record, key).await?;
+    }
+    Ok(Verified { record, notes: findings.notes })
+}
+
+async fn find(means: &Means<'_>, entry: &Entry, depth: Depth) -> Result<Findings, JobError> {
+    let mut findings = read_again(means, entry).await?;
+    if depth == Depth::Stored || !findings.problems.is_empty() {
+        return Ok(findings);
+    }
+    let opener = means.opener.ok_or(JobError::NoIdentity { action: "open the snapshot" })?;
+    let source = Source { catalog: means.catalog, entry, opener };
+    let inventory = match source.inventory().await {
+        Err(error @ JobError::Object { .. }) => {
+            findings.problems.push(in_a_sentence(&error));
+            return Ok(findings);
+        }
+        other => other?,
+    };
+    match depth {
+        Depth::Restored => scratch::restore_and_compare(means, &source, &inventory, &mut findings).await?,
+        Depth::Stored | Depth::Readable => open_again(means, &source, &inventory, &mut findings).await?,
+    }
+    Ok(findings)
+}
+
+/// An error with its causes, in one line.
+fn in_a_sentence(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+/// One object that must be there.
+struct Expected {
+    key: ObjectKey,
+    stored_bytes: u64,
+    stored_sha256: Digest256,
+    chunk: Option<String>,
+}
+
+fn expected(means: &Means<'_>, entry: &Entry) -> Vec<Expected> {
+    let objects = &entry.manifest.objects;
+    let own: [(&str, &ObjectRecord); 4] = [
+        (layout::SCHEMA, &objects.schema),
+        (layout::DATA, &objects.data),
+        (layout::GLOBALS, &objects.globals),
+        (layout::INVENTORY, &objects.inventory),
+    ];
+    let mut all: Vec<Expected> = own
+        .into_iter()
+        .map(|(name, record)| Expected {
+            key: entry.home.key(name),
+            stored_bytes: record.stored_bytes,
+            stored_sha256: record.stored_sha256,
+            chunk: None,
+        })
+        .collect();
+    all.extend(entry.manifest.chunks.iter().map(|chunk| Expected {
+        key: layout::chunk_key(means.catalog.cluster(), &chunk.name),
+        stored_bytes: chunk.stored_bytes,
+        stored_sha256: chunk.stored_sha256,
+        chunk: Some(chunk.name.clone()),
+    }));
+    all
+}
+
+/// Reads every byte of the snapshot again and compares the digests.
+async fn read_again(means: &Means<'_>, entry: &Entry) -> Result<Findings, JobError> {
+    means.progress.enter("reading every object");
+    means.progress.expect(entry.manifest.stored_bytes);
+    let mut findings = Findings::default();
+    let mut reads = futures::stream::iter(expected(means, entry))
+        .map(|object| async move {
+            let problem = read_object(means, &object).await?;
+            Ok::<_, JobError>((object, problem))
+        })
+        .buffer_unordered(means.jobs);
+    while let Some((object, problem)) = reads.try_next().await? {
+        if let Some(problem) = problem {
+            findings.problems.push(format!("{}: {problem}", object.key));
+            findings.damaged_chunks.extend(object.chunk);
+        }
+    }
+    findings.problems.sort();
+    Ok(findings)
+}
+
+async fn read_object(means: &Means<'_>, object: &Expected) -> Result<Option<String>, JobError> {
+    let mut pieces = match means.catalog.store().get(&object.key).await {
+        Err(StoreError::Missing { .. }) => return Ok(Some("it is missing".into())),
+        other => other?,
+    };
+    let mut check = StoredCheck::default();
+    while let Some(piece) = pieces.try_next().await? {
+        means.progress.advance(piece.len());
+        check = blocking(move || {
+            check.update(&piece);
+            Ok::<_, JobError>(check)
+        })
+        .await?;
+    }
+    Ok(check.finish(object.stored_bytes, object.stored_sha256).err().map(|error| error.to_string()))
+}
+
+/// Decrypts and decompresses everything, lists the archives, counts and digests the rows.
+async fn open_again(means: &Means<'_>, source: &Source<'_>, inventory: &Inventory, findings: &mut Findings) -> Result<(), JobError> {
+    means.progress.enter("opening every object");
+    let chunked: Vec<_> = inventory.tables.iter().filter_map(|table| Some((table, table.chunks.as_ref()?))).collect();
+    means.progress.expect(chunked.iter().flat_map(|(_, parts)| *parts).map(|part| part.plain_bytes).sum());
+    for (table, parts) in chunked {
+        let mut tally = RowTally::default();
+        let mut checks = futures::stream::iter(parts).map(|part| open_chunk(means, source, part)).buffer_unordered(means.jobs);
+        while let Some((part, problem)) = checks.try_next().await? {
+            tally.add(part.tally);
+            if let Some(problem) = problem {
+                findings.problems.push(problem);
+                findings.damaged_chunks.push(part.name.clone());
+            }
+        }
+        if tally != table.tally {
+            findings.problems.push(format!("the chunks of a table do not add up to its {} rows", table.tally.rows));
+        }
+        findings.tables += 1;
+        findings.rows += tally.rows;
+    }
+    let objects = &source.entry.manifest.objects;
+    let tools = Tools::find(means.bin_directory, means.path, source.entry.manifest.server_version_num / 10_000).await?;
+    for (name, record) in [(layout::SCHEMA, &objects.schema), (layout::DATA, &objects.data)] {
+        findings.problems.extend(list_archive(means, source, &tools, name, record).await?);
+    }
+    if let Err(error) = source.small_object(layout::GLOBALS, &objects.globals).await {
+        findings.problems.push(in_a_sentence(&error));
+    }
+    Ok(())
+}
+
+async fn open_chunk<'p>(means: &Means<'_>, source: &Source<'_>, part: &'p ChunkPart) -> Result<(&'p ChunkPart, Option<String>), JobError> {
+    match source.chunk_text(part).await {
+        Ok(text) => {
+            means.progress.advance(text.len());
+            Ok((part, None))
+        }
+        Err(error @ JobError::Object { .. }) => Ok((part, Some(in_a_sentence(&error)))),
+        Err(error) => Err(error),
+    }
+}
+
+/// Opens an archive completely, and has pg_restore list it.
+async fn list_archive(
+    means: &Means<'_>,
+    source: &Source<'_>,
+    tools: &Tools,
+    name: &'static str,
+    record: &ObjectRecord,
+) -> Result<Option<String>, JobError> {
+    let directory = super::WorkDirectory::create(means.scratch_directory)?;
+    let sealed = source.spool_sealed(name, record, directory.path(), means.progress).await?;
+    let mut command = tokio::process::Command::new(tools.program("pg_restore"));
+    command.arg("--list");
+    let mut tool = RunningTool::start(command, Streams::In)?;
+    let stdin = tool.stdin()?;
+    let opened = source.pump_opened(&sealed, record, ListedPrefix(Some(stdin)), means.progress).await?;
+    let listed = tool.reap().await;
+    Ok(match (opened, listed) {
+        (Err(error), _) => Some(in_a_sentence(&JobError::Object { key: source.entry.home.key(name).to_string(), source: error })),
+        (Ok(()), Err(PostgresError::ToolFailed { messages, .. })) => Some(format!("{}: pg_restore does not list it: {messages}", source.entry.home.key(name))),
+        (Ok(()), Err(error)) => return Err(error.into()),
+        (Ok(()), Ok(_)) => None,
+    })
+}
+
+/// Passes bytes on for as long as they are read: pg_restore stops after the table of contents.
+struct ListedPrefix(Option<std::fs::File>);
+
+impl std::io::Write for ListedPrefix {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if let Some(pipe) = &mut self.0
+            && let Err(error) = pipe.write_all(bytes)
+        {
+            if error.kind() != std::io::ErrorKind::BrokenPipe {
+                return Err(error);
+            }
+            self.0 = None;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}

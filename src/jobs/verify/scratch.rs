@@ -1,0 +1,103 @@
+//! Depth `restored`: the snapshot is loaded into a scratch cluster, and every table read back.
+
+use super::{Findings, Means, in_a_sentence};
+use crate::jobs::load::{self, RestoreErrors, Source, Target};
+use crate::jobs::prove::{self, Claim, Proof};
+use crate::jobs::{JobError, Stopwatch, WorkDirectory};
+use crate::postgres::scratch::ScratchCluster;
+use crate::postgres::tools::Tools;
+use crate::postgres::{PostgresError, session};
+use crate::rules::globals::{self, Subject};
+use crate::rules::layout;
+use crate::rules::manifest::{DatabaseProperties, Inventory};
+use crate::rules::sql::{create_database, literal, quoted};
+
+/// Loads the snapshot into a cluster of its own and compares everything with the inventory.
+pub async fn restore_and_compare(means: &Means<'_>, source: &Source<'_>, inventory: &Inventory, findings: &mut Findings) -> Result<(), JobError> {
+    let tools = Tools::find(means.bin_directory, means.path, source.entry.manifest.server_version_num / 10_000).await?;
+    let work = WorkDirectory::create(means.scratch_directory)?;
+    means.progress.enter("starting a scratch cluster");
+    let cluster = ScratchCluster::start(means.scratch_directory, &tools, &inventory.bootstrap_superuser).await?;
+    let compared = load_and_prove(means, source, inventory, &tools, &cluster, &work, findings).await;
+    let directory = means.scratch_directory.to_owned();
+    cluster.remove().await.map_err(|source| JobError::Disk { action: "remove the scratch cluster in", path: directory, source })?;
+    match compared {
+        Err(error) if is_finding(&error) => {
+            findings.problems.push(in_a_sentence(&error));
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+/// Whether an error says something of the snapshot, and not of the machine.
+fn is_finding(error: &JobError) -> bool {
+    match error {
+        JobError::Object { .. } => true,
+        JobError::Postgres(PostgresError::ToolFailed { tool, messages, .. }) => tool == "pg_restore" && !messages.contains("No space left"),
+        JobError::Postgres(PostgresError::Query { source, .. }) => source.as_database_error().is_some(),
+        _ => false,
+    }
+}
+
+async fn load_and_prove(
+    means: &Means<'_>,
+    source: &Source<'_>,
+    inventory: &Inventory,
+    tools: &Tools,
+    cluster: &ScratchCluster,
+    work: &WorkDirectory,
+    findings: &mut Findings,
+) -> Result<(), JobError> {
+    let watch = Stopwatch::start();
+    make_globals(source, inventory, cluster).await?;
+    let database = &source.entry.manifest.database;
+    let name = if matches!(database.as_str(), "postgres" | "template0" | "template1") { "snapshot" } else { database };
+    let properties = DatabaseProperties { tablespace: "pg_default".into(), ..inventory.properties.clone() };
+    let mut session = session::connect(&cluster.connection).await?;
+    session::run(&mut session, "create the scratch database", create_database(&quoted(name), &properties)).await?;
+    let connection = cluster.connection.with_database(name);
+    let target = Target {
+        connection: &connection,
+        tools,
+        jobs: means.jobs,
+        work_directory: work.path(),
+        errors: RestoreErrors::Refuse,
+        progress: means.progress,
+    };
+    let loaded = load::load(source, inventory, &target).await?;
+    findings.restore_ms = Some(watch.elapsed_ms());
+    let claim = Claim { manifest: &source.entry.manifest, inventory, loaded: &loaded };
+    let proven = prove::prove(&claim, &connection, tools, Proof::Full, means.jobs, means.progress).await?;
+    findings.problems.extend(proven.problems);
+    findings.notes.extend(proven.notes);
+    findings.tables = proven.tables;
+    findings.rows = proven.rows;
+    Ok(())
+}
+
+/// Makes every role of the dump, and tablespaces of the same names inside the scratch directory.
+async fn make_globals(source: &Source<'_>, inventory: &Inventory, cluster: &ScratchCluster) -> Result<(), JobError> {
+    let plain = source.small_object(layout::GLOBALS, &source.entry.manifest.objects.globals).await?;
+    let statements = globals::statements(&String::from_utf8_lossy(&plain));
+    let mut session = session::connect(&cluster.connection).await?;
+    for statement in &statements {
+        let is_wanted = match &statement.subject {
+            // The scratch cluster's superuser keeps its own password and rights.
+            Subject::NewRole(name) | Subject::Role(name) => *name != inventory.bootstrap_superuser,
+            Subject::Membership { .. } => true,
+            Subject::Other => false,
+        };
+        if is_wanted {
+            session::run(&mut session, "make the roles of the snapshot", statement.sql.clone()).await?;
+        }
+    }
+    for (ordinal, name) in inventory.tablespaces.iter().enumerate() {
+        let directory = cluster
+            .tablespace_directory(ordinal)
+            .map_err(|source| JobError::Disk { action: "make a tablespace for", path: name.into(), source })?;
+        let sql = format!("CREATE TABLESPACE {} LOCATION {}", quoted(name), literal(&directory.to_string_lossy()));
+        session::run(&mut session, "make the tablespaces of the snapshot", sql).await?;
+    }
+    Ok(())
+}

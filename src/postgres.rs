@@ -1,0 +1,137 @@
+//! What we ask of PostgreSQL: sessions, COPY both ways, its own programs, a scratch cluster.
+//!
+//! Comes in: a [`Connection`](crate::settings::Connection). Goes out: descriptions, COPY text,
+//! archives. Decides nothing about snapshots or restores.
+
+pub mod copy;
+pub mod describe;
+pub mod scratch;
+pub mod session;
+pub mod tools;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Why PostgreSQL or one of its programs did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum PostgresError {
+    /// The server did not let us in, or is not there.
+    #[error("connect to database {database} at {host}")]
+    Connect {
+        /// Database asked for.
+        database: String,
+        /// Host name or socket directory.
+        host: String,
+        /// What the driver said.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// There is no database of this name.
+    #[error("connect to database {database} at {host}: there is no such database")]
+    NoDatabase {
+        /// Database asked for.
+        database: String,
+        /// Host name or socket directory.
+        host: String,
+    },
+    /// The role lacks a right.
+    #[error("{action}: {message}")]
+    Denied {
+        /// What we were doing.
+        action: String,
+        /// PostgreSQL's own sentence.
+        message: String,
+    },
+    /// A lock was not to be had within its timeout.
+    #[error("{action}: another session holds a lock on it for longer than the lock timeout")]
+    LockTimeout {
+        /// What we were doing.
+        action: String,
+    },
+    /// The server's disk is full.
+    #[error("{action}: the server has no space left")]
+    NoSpace {
+        /// What we were doing.
+        action: String,
+        /// What the driver said.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// A statement failed.
+    #[error("{action}")]
+    Query {
+        /// What we were doing.
+        action: String,
+        /// What the driver said.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// One of PostgreSQL's programs is not on this machine.
+    #[error("find {tool} of version {wanted} or newer: {found}")]
+    ToolMissing {
+        /// Its name.
+        tool: &'static str,
+        /// Major version wanted.
+        wanted: u32,
+        /// What was found instead, in words.
+        found: String,
+    },
+    /// One of PostgreSQL's programs could not be started.
+    #[error("start {}", program.display())]
+    ToolStart {
+        /// Its path.
+        program: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// One of PostgreSQL's programs failed.
+    #[error("{tool} {status}{}", said(messages))]
+    ToolFailed {
+        /// Its name.
+        tool: String,
+        /// How it ended: `exited with status 1`, `was ended by signal 9`.
+        status: String,
+        /// The end of what it wrote to standard error.
+        messages: String,
+    },
+    /// What a program wrote could not be passed on.
+    #[error("pass on what {tool} writes")]
+    Pump {
+        /// Its name.
+        tool: String,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Nothing moved for too long.
+    #[error("{action}: nothing moved for {}", humantime::format_duration(*waited))]
+    Stalled {
+        /// What we were doing.
+        action: String,
+        /// How long we waited.
+        waited: Duration,
+    },
+}
+
+fn said(messages: &str) -> String {
+    if messages.is_empty() { String::new() } else { format!(": {messages}") }
+}
+
+impl PostgresError {
+    /// Sorts a driver's error by what its reader can do about it.
+    pub fn of_query(action: impl Into<String>, source: sqlx::Error) -> Self {
+        let action = action.into();
+        let database_error = source.as_database_error();
+        let code = database_error.and_then(|error| error.code());
+        match code.as_deref() {
+            Some("42501") => {
+                let message = database_error.map(|error| error.message().to_owned()).unwrap_or_default();
+                Self::Denied { action, message }
+            }
+            Some("55P03") => Self::LockTimeout { action },
+            Some("53100") => Self::NoSpace { action, source },
+            _ => Self::Query { action, source },
+        }
+    }
+}

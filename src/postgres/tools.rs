@@ -1,0 +1,299 @@
+//! PostgreSQL's own programs as children: found by version, fed, drained, and always reaped.
+//!
+//! A child's exit status is known before anything that depends on it goes on. Passwords go by
+//! environment, never by argument.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+
+use secrecy::ExposeSecret as _;
+use tokio::io::AsyncReadExt as _;
+use tokio::process::{Child, Command};
+
+use super::PostgresError;
+use crate::settings::Connection;
+
+/// Bytes moved between a child and its reader at a time.
+const PIPE_BYTES: usize = 1 << 20;
+/// How much of a child's standard error is kept, from its end.
+const MESSAGES_BYTES: usize = 8 << 10;
+
+/// A set of PostgreSQL's programs of one version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tools {
+    directory: PathBuf,
+    /// `pg_dump --version`, such as `15.18`.
+    pub version: String,
+    /// Its major version.
+    pub major: u32,
+}
+
+impl Tools {
+    /// Finds `pg_dump` and its companions for a server of `server_major`.
+    ///
+    /// Of the sets in `preferred` (looked at first), on the path and where Debian, Red Hat and
+    /// PostgreSQL's own packages put them, takes the one of the server's own major, else the
+    /// lowest above it: archives of a newer pg_dump may hold what older servers do not know.
+    ///
+    /// # Errors
+    /// [`PostgresError::ToolMissing`] when all that was found is older.
+    pub async fn find(preferred: Option<&Path>, path: &str, server_major: u32) -> Result<Self, PostgresError> {
+        let mut found: Vec<Self> = Vec::new();
+        for directory in directories(preferred, path) {
+            if let Some(tools) = Self::look_in(&directory).await {
+                if preferred == Some(directory.as_path()) && tools.major >= server_major {
+                    return Ok(tools);
+                }
+                found.push(tools);
+            }
+        }
+        let versions: Vec<_> = found.iter().map(|tools| tools.version.clone()).collect();
+        let usable = found.into_iter().filter(|tools| tools.major >= server_major);
+        usable.min_by_key(|tools| tools.major).ok_or_else(|| PostgresError::ToolMissing {
+            tool: "pg_dump",
+            wanted: server_major,
+            found: if versions.is_empty() { "there is none".into() } else { format!("there is only {}", versions.join(", ")) },
+        })
+    }
+
+    async fn look_in(directory: &Path) -> Option<Self> {
+        let output = Command::new(directory.join("pg_dump")).arg("--version").stdin(Stdio::null()).output().await.ok()?;
+        let text = String::from_utf8(output.stdout).ok()?;
+        // "pg_dump (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)"
+        let version = text.split_whitespace().nth(2)?.to_owned();
+        let major = version.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()?;
+        Some(Self { directory: directory.to_owned(), version, major })
+    }
+
+    /// The path of one program of the set.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    /// A command of the set that connects to `to`.
+    pub fn command(&self, name: &str, to: &Connection) -> Command {
+        let mut command = Command::new(self.program(name));
+        command
+            .env("PGHOST", &to.host)
+            .env("PGPORT", to.port.to_string())
+            .env("PGUSER", &to.user)
+            .env("PGDATABASE", &to.database)
+            .env("PGSSLMODE", to.sslmode.as_str())
+            .env("PGAPPNAME", "belay")
+            .env("LC_MESSAGES", "C")
+            .env_remove("PGSERVICE")
+            .env_remove("PGOPTIONS")
+            .env_remove("PGCLIENTENCODING");
+        if let Some(path) = &to.sslrootcert {
+            command.env("PGSSLROOTCERT", path);
+        }
+        match &to.password {
+            Some(password) => command.env("PGPASSWORD", password.expose_secret()),
+            None => command.env_remove("PGPASSWORD"),
+        };
+        command
+    }
+}
+
+fn directories(preferred: Option<&Path>, path: &str) -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = preferred.map(Path::to_owned).into_iter().collect();
+    found.extend(std::env::split_paths(path));
+    for parent in ["/usr/lib/postgresql", "/usr/pgsql", "/opt/postgresql"] {
+        let Ok(entries) = std::fs::read_dir(parent) else { continue };
+        found.extend(entries.flatten().map(|entry| entry.path().join("bin")));
+    }
+    found.retain(|directory| directory.is_absolute());
+    found
+}
+
+/// A running child of ours; killed when dropped before it was reaped.
+pub struct RunningTool {
+    name: String,
+    child: Child,
+    messages: tokio::task::JoinHandle<String>,
+}
+
+/// What of a child's streams we hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Streams {
+    /// We read what it writes.
+    Out,
+    /// We write what it reads.
+    In,
+    /// Both.
+    InOut,
+    /// Neither.
+    None,
+}
+
+impl RunningTool {
+    /// Starts `command`.
+    ///
+    /// # Errors
+    /// [`PostgresError::ToolStart`]
+    pub fn start(mut command: Command, streams: Streams) -> Result<Self, PostgresError> {
+        let pipe_if = |is_piped| if is_piped { Stdio::piped() } else { Stdio::null() };
+        command
+            .stdin(pipe_if(matches!(streams, Streams::In | Streams::InOut)))
+            .stdout(pipe_if(matches!(streams, Streams::Out | Streams::InOut)));
+        Self::spawn(command)
+    }
+
+    /// Starts `command` reading `input`; we read what it writes.
+    ///
+    /// # Errors
+    /// [`PostgresError::ToolStart`]
+    pub fn start_reading(mut command: Command, input: File) -> Result<Self, PostgresError> {
+        command.stdin(Stdio::from(input)).stdout(Stdio::piped());
+        Self::spawn(command)
+    }
+
+    fn spawn(mut command: Command) -> Result<Self, PostgresError> {
+        let program = PathBuf::from(command.as_std().get_program());
+        let name = program.file_name().map_or_else(|| "child".into(), |name| name.to_string_lossy().into_owned());
+        command.stderr(Stdio::piped()).kill_on_drop(true);
+        let mut child = command.spawn().map_err(|source| PostgresError::ToolStart { program, source })?;
+        let stderr = child.stderr.take();
+        let messages = tokio::spawn(async move {
+            match stderr {
+                Some(stderr) => tail_of(stderr).await,
+                None => String::new(),
+            }
+        });
+        Ok(Self { name, child, messages })
+    }
+
+    /// The child's standard output, to be read where blocking is allowed.
+    ///
+    /// # Errors
+    /// [`PostgresError::Pump`] when it is not piped or was taken.
+    pub fn stdout(&mut self) -> Result<File, PostgresError> {
+        let taken = self.child.stdout.take().ok_or_else(not_piped).and_then(|pipe| pipe.into_owned_fd());
+        taken.map(File::from).map_err(|source| self.pump_error(source))
+    }
+
+    /// The child's standard input, to be written where blocking is allowed.
+    ///
+    /// # Errors
+    /// [`PostgresError::Pump`] when it is not piped or was taken.
+    pub fn stdin(&mut self) -> Result<File, PostgresError> {
+        let taken = self.child.stdin.take().ok_or_else(not_piped).and_then(|pipe| pipe.into_owned_fd());
+        taken.map(File::from).map_err(|source| self.pump_error(source))
+    }
+
+    /// Names this child in an error of its pipes.
+    pub fn pump_error(&self, source: std::io::Error) -> PostgresError {
+        PostgresError::Pump { tool: self.name.clone(), source }
+    }
+
+    /// Whether the child has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().map_or(true, |status| status.is_some())
+    }
+
+    /// Ends a server: asks for an immediate shutdown (SIGQUIT), waits for its end, and returns
+    /// the end of what it wrote to standard error.
+    pub async fn end(mut self) -> String {
+        if let Some(pid) = self.child.id().and_then(|pid| i32::try_from(pid).ok()) {
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGQUIT);
+        }
+        let _ = self.child.wait().await;
+        (&mut self.messages).await.unwrap_or_default()
+    }
+
+    /// Waits for the child and returns the end of what it wrote to standard error.
+    ///
+    /// # Errors
+    /// [`PostgresError::ToolFailed`] unless it exited with status 0.
+    pub async fn reap(mut self) -> Result<String, PostgresError> {
+        let status = self.child.wait().await.map_err(|source| self.pump_error(source))?;
+        let messages = (&mut self.messages).await.unwrap_or_default();
+        if status.success() {
+            return Ok(messages);
+        }
+        Err(PostgresError::ToolFailed { tool: self.name.clone(), status: in_words(status), messages })
+    }
+}
+
+fn not_piped() -> std::io::Error {
+    std::io::Error::other("the stream is not open")
+}
+
+fn in_words(status: ExitStatus) -> String {
+    use std::os::unix::process::ExitStatusExt as _;
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exited with status {code}"),
+        (None, Some(signal)) => format!("was ended by signal {signal}"),
+        (None, None) => "ended in an unknown way".into(),
+    }
+}
+
+async fn tail_of(mut stderr: tokio::process::ChildStderr) -> String {
+    let mut kept = Vec::new();
+    let mut piece = vec![0; 4096];
+    while let Ok(read) = stderr.read(&mut piece).await {
+        if read == 0 {
+            break;
+        }
+        kept.extend_from_slice(piece.get(..read).unwrap_or_default());
+        if kept.len() > 2 * MESSAGES_BYTES {
+            kept.drain(..kept.len() - MESSAGES_BYTES);
+        }
+    }
+    String::from_utf8_lossy(&kept).trim().to_owned()
+}
+
+/// Runs a child that neither reads nor writes, and returns the end of its standard error.
+///
+/// # Errors
+/// [`PostgresError::ToolStart`], [`PostgresError::ToolFailed`]
+pub async fn run(command: Command) -> Result<String, PostgresError> {
+    RunningTool::start(command, Streams::None)?.reap().await
+}
+
+/// Moves everything from `from` to `to`, telling `on_bytes`; both may block.
+///
+/// # Errors
+/// What either side says; a reader that ended early (`EPIPE`) is an error of `to`.
+pub fn pump(mut from: impl Read, mut to: impl Write, on_bytes: impl Fn(usize)) -> std::io::Result<u64> {
+    let mut piece = vec![0; PIPE_BYTES];
+    let mut moved = 0;
+    loop {
+        let read = match from.read(&mut piece) {
+            Ok(0) => return Ok(moved),
+            Ok(read) => read,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        to.write_all(piece.get(..read).unwrap_or_default())?;
+        on_bytes(read);
+        moved += read as u64;
+    }
+}
+
+/// Digests what `pg_restore -f -` writes for an archive of schema sections: the schema as SQL.
+///
+/// Lines that differ from run to run (`\restrict` keys) or between minor versions (the header)
+/// are left out, so that equal schemas have equal digests within one major version of server
+/// and tools.
+///
+/// # Errors
+/// What the reader says.
+pub fn digest_schema_text(text: impl Read) -> std::io::Result<crate::rules::digest::Digest256> {
+    use std::io::BufRead as _;
+    let mut reader = std::io::BufReader::with_capacity(PIPE_BYTES, text);
+    let mut hasher = blake3::Hasher::new();
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        if reader.read_until(b'\n', &mut line)? == 0 {
+            return Ok(hasher.finalize().into());
+        }
+        let passing: [&[u8]; 4] = [br"\restrict ", br"\unrestrict ", b"-- Dumped ", b"-- TOC entry "];
+        if !passing.iter().any(|prefix| line.starts_with(prefix)) {
+            hasher.update(&line);
+        }
+    }
+}
