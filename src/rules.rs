@@ -2,7 +2,9 @@
 
 pub mod digest;
 pub mod globals;
+pub mod freshness;
 pub mod layout;
 pub mod manifest;
+pub mod retention;
 pub mod signature;
 pub mod sql;
