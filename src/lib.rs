@@ -45,6 +45,7 @@ pub mod rules;
 pub mod settings;
 
 pub mod keys;
+pub mod ledger;
 pub mod postgres;
 pub mod seal;
 pub mod store;
@@ -52,3 +53,5 @@ pub mod store;
 pub mod catalog;
 
 pub mod jobs;
+
+pub mod cli;
