@@ -235,6 +235,18 @@ impl Catalog {
         Ok(())
     }
 
+    /// Replaces `belay.json` when another host becomes the writer: the one object that is.
+    ///
+    /// Between the removal and the write there is no repository; the snapshots are untouched, and
+    /// a second attempt begins with [`Catalog::create`].
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn replace_record(store: &dyn Store, record: &RepositoryRecord, key: &SigningKey) -> Result<(), CatalogError> {
+        store.delete(&repository_key()).await?;
+        Self::create(store, record, key).await
+    }
+
     /// Opens the repository in `store`; signatures of `trusted`, and of signers that a trusted
     /// repository record names as former ones, count.
     ///

@@ -54,4 +54,5 @@ pub mod catalog;
 
 pub mod jobs;
 
+
 pub mod cli;

@@ -1,2 +1,66 @@
-//! belay
-fn main() {}
+//! `belay`: argv, settings, privileges, logs, then the verb; the only `exit`.
+
+use belay::cli::report::{ExitCode, Failure, Report, print_failure, print_report};
+use belay::cli::{self, Cli, Verb, host, privileges};
+use clap::Parser as _;
+use tokio::signal::unix::{SignalKind, signal};
+
+fn main() -> std::process::ExitCode {
+    let cli = Cli::parse();
+    let as_json = cli.global.json;
+    start_logging();
+    let code = match carry_out(cli) {
+        Ok(report) => {
+            print_report(&report, as_json);
+            report.code
+        }
+        Err(failure) => {
+            print_failure(&failure, as_json);
+            failure.code
+        }
+    };
+    std::process::ExitCode::from(code as u8)
+}
+
+fn start_logging() {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_env("BELAY_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}
+
+/// Privileges are given up while there is one thread: they belong to threads.
+#[expect(clippy::disallowed_methods, reason = "the one place where the time enters")]
+fn carry_out(cli: Cli) -> Result<Report, Failure> {
+    let mut cli = cli;
+    if let Ok(config) = std::path::absolute(&cli.global.config) {
+        cli.global.config = config;
+    }
+    let settings = match &cli.verb {
+        Verb::Init(_) | Verb::Snapshot(_) | Verb::Verify(_) | Verb::Restore(_) => Some(host::load_settings(&cli.global.config)?),
+    };
+    let inputs = privileges::settle(&cli, settings.as_ref(), chrono::Utc::now())?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new("start", ExitCode::Failed, error.to_string()))?;
+    let done = runtime.block_on(until_signal(cli::run(cli, inputs)));
+    // A thread that still compresses for a cancelled job must not keep us.
+    runtime.shutdown_background();
+    done
+}
+
+/// Runs `work`; a signal drops it, which ends its children and sessions and publishes nothing.
+async fn until_signal(work: impl Future<Output = Result<Report, Failure>>) -> Result<Report, Failure> {
+    let listen = |kind| signal(kind).map_err(|error| Failure::new("start", ExitCode::Failed, error.to_string()));
+    let (mut interrupted, mut terminated) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    tokio::select! {
+        done = work => done,
+        _ = interrupted.recv() => Err(stopped(ExitCode::Interrupted, "interrupted")),
+        _ = terminated.recv() => Err(stopped(ExitCode::Terminated, "ended")),
+    }
+}
+
+fn stopped(code: ExitCode, word: &str) -> Failure {
+    Failure::new(word, code, "stopped at a safe place, nothing half-done is listed")
+        .with_hint("run the same command again; the next run clears what is left")
+}

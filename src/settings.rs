@@ -143,6 +143,16 @@ pub struct RetentionSettings {
     pub keep_replaced: TimeDelta,
 }
 
+/// systemd's `$CREDENTIALS_DIRECTORY`, where a service finds its secrets.
+pub fn credentials_directory() -> Option<PathBuf> {
+    Environment::of_process().get("CREDENTIALS_DIRECTORY").map(PathBuf::from)
+}
+
+/// The search path for programs.
+pub fn search_path() -> String {
+    Environment::of_process().get("PATH").unwrap_or("/usr/bin:/bin").to_owned()
+}
+
 impl Settings {
     /// Reads `file`, its `conf.d` and the environment of this process.
     ///

@@ -20,8 +20,8 @@ use super::load::{self, RestoreErrors, Source, Target};
 use super::prove::{self, Claim, Proof};
 use super::{JobError, Progress, Stopwatch, WorkDirectory, until_stalled};
 use crate::catalog::{Catalog, Entry};
-use crate::ledger::Ledger;
-use crate::postgres::session;
+use crate::ledger::{Ledger, Loading};
+use crate::postgres::{describe, session};
 use crate::postgres::tools::Tools;
 use crate::rules::globals;
 use crate::rules::layout;
@@ -117,14 +117,15 @@ pub async fn restore(means: &Means<'_>, request: &Request<'_>, clock: fn() -> Da
     if !plan.refusals.is_empty() {
         return Err(JobError::Refused { action: format!("restore into {}", plan.into), reasons: plan.refusals });
     }
-    let work = restore_as_planned(means, request, &source, &inventory, plan, clock);
+    let marker = format!("belay:loading:{}{}", layout::tail(rand::random()), layout::tail(rand::random()));
+    let work = restore_as_planned(means, request, &source, &inventory, plan, &marker, clock);
     let restored = until_stalled(means.progress, request.stall_timeout, "restore the snapshot", work).await;
     match restored {
         Ok(restored) => Ok(Restored { elapsed_ms: watch.elapsed_ms(), ..restored }),
         Err(error) => {
             // The error that stopped the restore is the one to hear of; what this leaves is
             // dropped by the next run.
-            let _ = recover::drop_unfinished(means.ledger, request.connection).await;
+            let _ = recover::drop_loading(means.ledger, request.connection, |loading| loading.loading.marker == marker).await;
             Err(error)
         }
     }
@@ -136,13 +137,14 @@ async fn restore_as_planned(
     source: &Source<'_>,
     inventory: &Inventory,
     plan: RestorePlan,
+    marker: &str,
     clock: fn() -> DateTime<Utc>,
 ) -> Result<Restored, JobError> {
     let maintenance = request.connection.with_database(session::MAINTENANCE_DATABASE);
     let mut session = session::connect(&maintenance).await?;
     let tools = Tools::find(means.bin_directory, means.path, session::server_version_num(&mut session).await? / 10_000).await?;
     make_roles(source, &plan, &mut session).await?;
-    let beside = Beside::create(means.ledger, inventory, &mut session, clock()).await?;
+    let beside = Beside::create(means.ledger, inventory, &mut session, marker, clock()).await?;
     let (loaded, proven) = load_and_prove(means, request, source, inventory, &tools, &beside).await?;
     if !proven.problems.is_empty() {
         return Err(JobError::NotProven { action: format!("restore {}", request.entry.manifest.id), problems: proven.problems });
@@ -200,7 +202,7 @@ async fn make_roles(source: &Source<'_>, plan: &RestorePlan, session: &mut PgCon
     let plain = source.small_object(layout::GLOBALS, &source.entry.manifest.objects.globals).await?;
     let statements = globals::statements(&String::from_utf8_lossy(&plain));
     let missing: BTreeSet<String> = plan.missing_roles.iter().cloned().collect();
-    let present: BTreeSet<String> = crate::postgres::describe::all_roles(session).await?.into_iter().collect();
+    let present: BTreeSet<String> = describe::all_roles(session).await?.into_iter().collect();
     for statement in globals::statements_for_missing(&statements, &missing, &present) {
         session::run(session, "make the roles of the snapshot", statement.sql.clone()).await?;
     }
@@ -211,23 +213,29 @@ async fn make_roles(source: &Source<'_>, plan: &RestorePlan, session: &mut PgCon
 pub(crate) struct Beside {
     /// Its name for now.
     pub(crate) name: String,
-    /// Its OID, which outlives renames.
-    pub(crate) oid: u32,
     /// Stands in its comment until it is done, so that it is known as ours.
     pub(crate) marker: String,
 }
 
 impl Beside {
-    async fn create(ledger: &Ledger, inventory: &Inventory, session: &mut PgConnection, now: DateTime<Utc>) -> Result<Self, JobError> {
-        let tail = layout::tail(rand::random());
-        let (name, marker) = (format!("belay_restore_{tail}"), format!("belay:loading:{tail}{}", layout::tail(rand::random())));
-        let system_identifier = crate::postgres::describe::identity(session).await?.1.unwrap_or_default();
+    async fn create(
+        ledger: &Ledger,
+        inventory: &Inventory,
+        session: &mut PgConnection,
+        marker: &str,
+        now: DateTime<Utc>,
+    ) -> Result<Self, JobError> {
+        let name = format!("belay_restore_{}", layout::tail(rand::random()));
+        let system_identifier = describe::identity(session).await?.1.unwrap_or_default();
+        let (temp_name, marker) = (name.clone(), marker.to_owned());
         // Written down first: a database that nobody knows of would never be dropped.
-        ledger.record_loading(&system_identifier, None, &name, &marker, now).await?;
+        ledger.record_loading(&Loading { marker: marker.clone(), system_identifier, oid: None, temp_name, started_at: now }).await?;
         session::run(session, "create the database to restore into", create_database(&quoted(&name), &inventory.properties)).await?;
         let comment = format!("COMMENT ON DATABASE {} IS {}", quoted(&name), literal(&marker));
         session::run(session, "mark the database to restore into", comment).await?;
-        let oid = crate::postgres::describe::database_oid(session, &name).await?.unwrap_or_default();
-        Ok(Self { name, oid, marker })
+        if let Some(oid) = describe::database_oid(session, &name).await? {
+            ledger.note_loading_oid(&marker, oid).await?;
+        }
+        Ok(Self { name, marker })
     }
 }

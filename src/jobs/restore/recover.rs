@@ -1,7 +1,7 @@
 //! Puts in order what an interrupted restore left in a cluster; every run begins with it.
 
 use crate::jobs::JobError;
-use crate::ledger::{Ledger, ReplacedState};
+use crate::ledger::{Ledger, LoadingDatabase, ReplacementState};
 use crate::postgres::describe;
 use crate::postgres::session::{self, column, rows};
 use crate::rules::sql::quoted;
@@ -27,19 +27,19 @@ pub struct Recovered {
 /// What PostgreSQL or the ledger say; then the next run tries again.
 pub async fn settle(ledger: &Ledger, connection: &Connection) -> Result<Recovered, JobError> {
     let mut recovered = settle_swaps(ledger, connection).await?;
-    recovered.dropped = drop_unfinished(ledger, connection).await?;
+    recovered.dropped = drop_loading(ledger, connection, |loading| !loading.process.is_alive()).await?;
     Ok(recovered)
 }
 
 async fn settle_swaps(ledger: &Ledger, connection: &Connection) -> Result<Recovered, JobError> {
     let mut recovered = Recovered::default();
-    let planned: Vec<_> = ledger.replaced().await?.into_iter().filter(|database| database.state == ReplacedState::Planned).collect();
+    let planned: Vec<_> = ledger.replaced().await?.into_iter().filter(|database| database.state == ReplacementState::Planned).collect();
     if planned.is_empty() {
         return Ok(recovered);
     }
     let mut session = session::connect(&connection.with_database(session::MAINTENANCE_DATABASE)).await?;
     let here = describe::identity(&mut session).await?.1.unwrap_or_default();
-    for database in planned.into_iter().filter(|database| database.system_identifier == here) {
+    for database in planned.into_iter().map(|planned| planned.replacement).filter(|planned| planned.system_identifier == here) {
         let name = describe::database_name(&mut session, database.oid).await?;
         if name.as_deref() == Some(database.kept_name.as_str()) {
             ledger.confirm_replaced(&database.marker).await?;
@@ -56,13 +56,17 @@ async fn settle_swaps(ledger: &Ledger, connection: &Connection) -> Result<Recove
     Ok(recovered)
 }
 
-/// Drops the databases that interrupted restores were loading into.
+/// Drops those of the databases being loaded that are `abandoned`.
 ///
 /// # Errors
 /// What PostgreSQL or the ledger say.
-pub async fn drop_unfinished(ledger: &Ledger, connection: &Connection) -> Result<Vec<String>, JobError> {
+pub async fn drop_loading(
+    ledger: &Ledger,
+    connection: &Connection,
+    abandoned: impl Fn(&LoadingDatabase) -> bool,
+) -> Result<Vec<String>, JobError> {
     let mut dropped = Vec::new();
-    let loading = ledger.loading().await?;
+    let loading: Vec<_> = ledger.loading().await?.into_iter().filter(abandoned).map(|database| database.loading).collect();
     if loading.is_empty() {
         return Ok(dropped);
     }

@@ -7,7 +7,7 @@ use sqlx::postgres::PgConnection;
 
 use super::Beside;
 use crate::jobs::JobError;
-use crate::ledger::{Ledger, ReplacedDatabase};
+use crate::ledger::{Ledger, Replacement};
 use crate::postgres::describe;
 use crate::postgres::session::{self, rows};
 use crate::postgres::PostgresError;
@@ -43,7 +43,7 @@ pub async fn take_over(
         return Err(JobError::Refused { action: format!("swap {name}"), reasons: vec!["it is gone".into()] });
     };
     let kept_name = kept_name(session, name, now).await?;
-    let replaced = ReplacedDatabase {
+    let replaced = Replacement {
         system_identifier: describe::identity(session).await?.1.unwrap_or_default(),
         oid,
         kept_name: kept_name.clone(),
@@ -51,7 +51,6 @@ pub async fn take_over(
         marker: format!("belay:kept:{}{}", layout::tail(rand::random()), layout::tail(rand::random())),
         replaced_at: now,
         expires_at: now + keep,
-        ..ReplacedDatabase::default()
     };
     // Written down first, so that a crash leaves no database closed for ever and none unknown.
     ledger.record_replaced(&replaced).await?;
@@ -65,7 +64,7 @@ pub async fn take_over(
     Ok(kept_name)
 }
 
-async fn swap(session: &mut PgConnection, beside: &Beside, name: &str, replaced: &ReplacedDatabase, inventory: &Inventory) -> Result<(), JobError> {
+async fn swap(session: &mut PgConnection, beside: &Beside, name: &str, replaced: &Replacement, inventory: &Inventory) -> Result<(), JobError> {
     session::run(session, "keep sessions out", format!("ALTER DATABASE {} ALLOW_CONNECTIONS false", quoted(name))).await?;
     end_sessions(session, name).await?;
     end_sessions(session, &beside.name).await?;

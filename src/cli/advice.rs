@@ -1,0 +1,184 @@
+//! What an operator can do about an error: its exit code and its hint.
+
+use std::error::Error;
+
+use super::report::ExitCode;
+use crate::catalog::CatalogError;
+use crate::jobs::JobError;
+use crate::keys::KeyError;
+use crate::ledger::LedgerError;
+use crate::ledger::lock::LockError;
+use crate::postgres::PostgresError;
+use crate::rules::signature::SignatureError;
+use crate::seal::SealError;
+use crate::settings::SettingsError;
+use crate::store::StoreError;
+
+type Advice = Option<(ExitCode, Option<String>)>;
+
+/// Finds the error that someone can do something about, in the chain of causes.
+pub fn advice(error: &(dyn Error + 'static)) -> (ExitCode, Option<String>) {
+    let mut current = Some(error);
+    while let Some(error) = current {
+        if let Some(found) = advice_on(error) {
+            return found;
+        }
+        current = inner(error).or_else(|| error.source());
+    }
+    (ExitCode::Failed, None)
+}
+
+/// The error inside a transparent variant, which `source` passes over.
+fn inner<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e (dyn Error + 'static)> {
+    if let Some(job) = error.downcast_ref::<JobError>() {
+        return match job {
+            JobError::Postgres(inner) => Some(inner),
+            JobError::Store(inner) => Some(inner),
+            JobError::Catalog(inner) => Some(inner),
+            JobError::Seal(inner) => Some(inner),
+            JobError::Ledger(inner) => Some(inner),
+            _ => None,
+        };
+    }
+    match error.downcast_ref::<CatalogError>() {
+        Some(CatalogError::Store(inner)) => Some(inner),
+        _ => None,
+    }
+}
+
+fn said(code: ExitCode, hint: &str) -> Advice {
+    Some((code, Some(hint.to_owned())))
+}
+
+fn advice_on(error: &(dyn Error + 'static)) -> Advice {
+    if error.is::<SettingsError>() {
+        return Some((ExitCode::Usage, None));
+    }
+    if error.is::<KeyError>() {
+        return said(ExitCode::Usage, "`belay init` makes the keys of a host; [keys] in the settings says where they are");
+    }
+    if error.is::<LedgerError>() {
+        return said(ExitCode::Failed, "the ledger lies in the state directory; it holds no snapshot, only the record of runs");
+    }
+    if let Some(LockError::Busy { .. }) = error.downcast_ref() {
+        return said(ExitCode::Busy, "wait for the other run, or look at it with `belay status`");
+    }
+    if let Some(error) = error.downcast_ref::<PostgresError>() {
+        return on_postgres(error);
+    }
+    if let Some(error) = error.downcast_ref::<StoreError>() {
+        return on_store(error);
+    }
+    if let Some(error) = error.downcast_ref::<CatalogError>() {
+        return on_catalog(error);
+    }
+    if let Some(error) = error.downcast_ref::<SealError>() {
+        return on_seal(error);
+    }
+    if let Some(error) = error.downcast_ref::<SignatureError>() {
+        return on_signature(error);
+    }
+    on_job(error.downcast_ref::<JobError>()?)
+}
+
+fn on_seal(error: &SealError) -> Advice {
+    match error {
+        SealError::WrongIdentity => {
+            said(ExitCode::Failed, "give the identity of one of the recipients that `belay show` names")
+        }
+        SealError::NoRecipient => said(ExitCode::Usage, "set recipients in [keys], or run `belay init`"),
+        SealError::NotAge(_) | SealError::Damaged(_) => {
+            said(ExitCode::Problem, "choose another snapshot (`belay list`); `belay verify` names everything that is damaged")
+        }
+        SealError::Seal(_) => None,
+    }
+}
+
+fn on_signature(error: &SignatureError) -> Advice {
+    match error {
+        SignatureError::Stranger { .. } => said(
+            ExitCode::Problem,
+            "compare the key with the one in your recovery kit; if you trust it, give it with --trust-signer",
+        ),
+        _ => said(ExitCode::Problem, "somebody or something changed it in the store; do not use it"),
+    }
+}
+
+fn on_job(error: &JobError) -> Advice {
+    match error {
+        JobError::Refused { .. } => Some((ExitCode::Refused, None)),
+        JobError::NotProven { .. } => said(ExitCode::Problem, "nothing was replaced; verify the snapshot, or choose another"),
+        JobError::NoIdentity { .. } => {
+            said(ExitCode::Usage, "set identity_file in [keys], or give --identity with the offline identity")
+        }
+        _ => None,
+    }
+}
+
+fn on_postgres(error: &PostgresError) -> Advice {
+    let failed = |hint: &str| said(ExitCode::Failed, hint);
+    let rights = "grant pg_read_all_data to the role in [database.NAME], or use the cluster's superuser";
+    match error {
+        PostgresError::NoDatabase { .. } => said(ExitCode::NotFound, "name it in [database.NAME], or look with `psql -l`"),
+        PostgresError::Connect { .. } => {
+            failed("check host, port, user and password_file in [database.NAME]; is the server running?")
+        }
+        PostgresError::Denied { .. } => failed(rights),
+        PostgresError::LockTimeout { .. } => failed(
+            "something holds or waits for an exclusive lock, such as a migration; run again later, or raise lock_timeout",
+        ),
+        PostgresError::NoSpace { .. } => failed("make room on the server's disk; nothing was replaced"),
+        PostgresError::ToolMissing { wanted, .. } => {
+            failed(&format!("install postgresql-client-{wanted} (or newer), or set bin_directory in [cluster]"))
+        }
+        PostgresError::ToolStart { .. } => {
+            failed("install the server's programs (Debian: postgresql-<major>), or set bin_directory in [cluster]")
+        }
+        PostgresError::ToolFailed { messages, .. } if messages.contains("permission denied") => failed(rights),
+        PostgresError::ToolFailed { messages, .. } if messages.contains("server version mismatch") => {
+            failed("install the client programs of the server's version, or set bin_directory in [cluster]")
+        }
+        PostgresError::ToolFailed { messages, .. } if messages.contains("No space left") => {
+            failed("make room on the disk that is full")
+        }
+        PostgresError::Stalled { .. } => {
+            failed("look for locks and for a hanging disk or network; stall_timeout says how long is waited")
+        }
+        _ => None,
+    }
+}
+
+fn on_store(error: &StoreError) -> Advice {
+    match error {
+        StoreError::Full { .. } => said(
+            ExitCode::Failed,
+            "make room in the repository: `belay retain` removes what is old; nothing of this run is listed",
+        ),
+        StoreError::Denied { .. } => {
+            said(ExitCode::Failed, "the repository must be writable by the user that belay runs as")
+        }
+        StoreError::Missing { .. } => {
+            said(ExitCode::Problem, "an object of the snapshot is missing; `belay verify` names everything that is")
+        }
+        _ => None,
+    }
+}
+
+fn on_catalog(error: &CatalogError) -> Advice {
+    match error {
+        CatalogError::NotFound { .. } => said(ExitCode::NotFound, "`belay list` shows what there is"),
+        CatalogError::NoRepository { .. } => {
+            said(ExitCode::NotFound, "`belay init` creates one; check url in [repository]")
+        }
+        CatalogError::ForeignWriter { .. } => {
+            said(ExitCode::Refused, "if this host replaces the other, `belay init --takeover` makes it the writer")
+        }
+        CatalogError::Format { .. } => {
+            said(ExitCode::Problem, "it was written by a newer belay: use that version or a newer one")
+        }
+        CatalogError::Misplaced { .. } => {
+            said(ExitCode::Problem, "somebody moved or copied it in the store; do not use it")
+        }
+        _ => None,
+    }
+}

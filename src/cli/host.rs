@@ -1,0 +1,167 @@
+//! What most verbs need: settings, keys, the opened repository, the ledger.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::report::{ExitCode, Failure};
+use crate::catalog::{Catalog, CatalogError};
+use crate::keys::{HostKeys, KeyFile, KeyPaths, parse_recipient};
+use crate::ledger::Ledger;
+use crate::postgres::{scratch, session};
+use crate::rules::signature::SignerKey;
+use crate::seal::{Opener, Sealer};
+use crate::settings::{self, DatabaseScope, DatabaseSettings, RepositoryUrl, Settings};
+use crate::store::Store;
+use crate::store::local::{LocalStore, LocalStoreError};
+
+/// An opened installation.
+pub struct Host {
+    /// The settings.
+    pub settings: Settings,
+    /// The keys.
+    pub keys: HostKeys,
+    /// The repository, seen from the settings' cluster.
+    pub catalog: Catalog,
+    /// The search path for programs.
+    pub path: String,
+}
+
+impl Host {
+    /// Opens the installation that `config` describes.
+    ///
+    /// # Errors
+    /// [`Failure`] of whichever part does not open.
+    pub async fn open(config: &Path) -> Result<Self, Failure> {
+        let settings = load_settings(config)?;
+        let keys = HostKeys::load(&key_paths(&settings)).map_err(Failure::of("open the keys"))?;
+        let store = open_store(&settings.repository.url)?;
+        let trusted = keys.trusted_signers.clone();
+        let catalog = open_catalog(store, &settings.cluster.name, trusted).await?;
+        let host = Self { settings, keys, catalog, path: settings::search_path() };
+        scratch::sweep(&host.scratch_directory())
+            .map_err(|error| Failure::new("empty the scratch directory", ExitCode::Failed, error.to_string()))?;
+        Ok(host)
+    }
+
+    /// Where scratch clusters and spools lie.
+    pub fn scratch_directory(&self) -> PathBuf {
+        self.settings.state.directory.join("scratch")
+    }
+
+    /// Seals to the recipients of the settings, or to those of the repository.
+    ///
+    /// # Errors
+    /// [`Failure`] for a text that is no recipient.
+    pub fn sealer(&self) -> Result<Sealer, Failure> {
+        let configured = &self.settings.keys.recipients;
+        let texts = if configured.is_empty() { &self.catalog.record().recipients } else { configured };
+        let recipients: Result<Vec<_>, _> = texts.iter().map(|text| parse_recipient(text)).collect();
+        Sealer::new(recipients.map_err(Failure::of("read the recipients"))?).map_err(Failure::of("read the recipients"))
+    }
+
+    /// Opens with the host's identities, if it has any.
+    pub fn opener(&self) -> Option<Opener> {
+        let identities = &self.keys.identities;
+        (!identities.is_empty()).then(|| Opener::new(identities.clone()))
+    }
+
+    /// The settings of one database: its section, or those of the cluster when it has all.
+    ///
+    /// # Errors
+    /// [`Failure`] with [`ExitCode::NotFound`].
+    pub fn database(&self, name: &str) -> Result<DatabaseSettings, Failure> {
+        let sections = &self.settings.databases;
+        let by_name = || sections.values().find(|section| section.connection.database == name);
+        if let Some(section) = sections.get(name).or_else(by_name) {
+            return Ok(section.clone());
+        }
+        if self.settings.cluster.databases == DatabaseScope::All {
+            return Ok(self.settings.cluster_database(name));
+        }
+        let known: Vec<_> = sections.keys().cloned().collect();
+        let text = format!("there is no [database.{name}] in the settings; there is {}", known.join(", "));
+        Err(Failure::new("find the database", ExitCode::NotFound, text))
+    }
+
+    /// Every database that the settings name or mean.
+    ///
+    /// # Errors
+    /// [`Failure`] when the cluster cannot be asked which it has, or there is none.
+    pub async fn databases(&self) -> Result<Vec<DatabaseSettings>, Failure> {
+        let mut all: Vec<DatabaseSettings> = self.settings.databases.values().cloned().collect();
+        if self.settings.cluster.databases == DatabaseScope::All {
+            let to = &self.settings.cluster.connection;
+            let mut session = session::connect(to).await.map_err(Failure::of("list databases"))?;
+            let names = session::databases(&mut session).await.map_err(Failure::of("list databases"))?;
+            let is_meant = |name: &&String| {
+                *name != session::MAINTENANCE_DATABASE
+                    && !self.settings.cluster.except.contains(*name)
+                    && all.iter().all(|section| &section.connection.database != *name)
+            };
+            let found: Vec<_> = names.iter().filter(is_meant).map(|name| self.settings.cluster_database(name)).collect();
+            all.extend(found);
+        }
+        if all.is_empty() {
+            let failure = Failure::new("find databases", ExitCode::Usage, "the settings name no database");
+            return Err(failure.with_hint("add a section [database.NAME], or databases = \"all\" in [cluster]"));
+        }
+        Ok(all)
+    }
+
+    /// Opens the ledger.
+    ///
+    /// # Errors
+    /// [`Failure`] when it is damaged or of a newer version.
+    pub async fn ledger(&self) -> Result<Ledger, Failure> {
+        let path = self.settings.state.directory.join("ledger.sqlite");
+        Ledger::open(&path).await.map_err(Failure::of("open the ledger"))
+    }
+}
+
+/// Reads the settings.
+///
+/// # Errors
+/// [`Failure`] with [`ExitCode::Usage`].
+pub fn load_settings(config: &Path) -> Result<Settings, Failure> {
+    Settings::load(config).map_err(Failure::of("read the settings"))
+}
+
+/// Where the keys are: named in the settings, handed over by systemd, or in the state directory.
+pub fn key_paths(settings: &Settings) -> KeyPaths {
+    let mut paths = KeyPaths::in_directory(&settings.state.directory.join("keys"));
+    let credentials = settings::credentials_directory();
+    let credential = |name: &str| {
+        credentials.as_ref().map(|directory| directory.join(name)).filter(|path| path.exists()).map(KeyFile::Credential)
+    };
+    let named = |path: &Option<PathBuf>| path.clone().map(KeyFile::Required);
+    if let Some(file) = named(&settings.keys.identity_file).or_else(|| credential("identity.txt")) {
+        paths.identity = file;
+    }
+    if let Some(file) = named(&settings.keys.signing_key_file).or_else(|| credential("signing.key")) {
+        paths.signing = file;
+    }
+    paths
+}
+
+/// Opens the store of a repository's address.
+///
+/// # Errors
+/// [`Failure`] when it is not there.
+pub fn open_store(url: &RepositoryUrl) -> Result<Arc<dyn Store>, Failure> {
+    let RepositoryUrl::Local(root) = url;
+    match LocalStore::open(root) {
+        Ok(store) => Ok(Arc::new(store)),
+        Err(LocalStoreError::Missing { .. }) => {
+            Err(Failure::of("open the repository")(CatalogError::NoRepository { store: url.to_string() }))
+        }
+        Err(error) => Err(Failure::of("open the repository")(error)),
+    }
+}
+
+/// Opens the catalog in a store.
+///
+/// # Errors
+/// [`Failure`] when there is none, or it is not to be believed.
+pub async fn open_catalog(store: Arc<dyn Store>, cluster: &str, trusted: Vec<SignerKey>) -> Result<Catalog, Failure> {
+    Catalog::open(store, cluster, trusted).await.map_err(Failure::of("open the repository"))
+}

@@ -1,0 +1,118 @@
+//! Who we are: started as root, we become the user that owns the cluster.
+//!
+//! PostgreSQL's server programs refuse root, and peer authentication knows the cluster's owner.
+//! What only the caller may read or write on the command line is opened before.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use chrono::{DateTime, Utc};
+use nix::unistd::{Uid, User};
+
+use super::report::{ExitCode, Failure};
+use super::{Cli, Verb};
+use crate::settings::{RepositoryUrl, Settings};
+
+/// The user that PostgreSQL's packages make.
+const USUAL_USER: &str = "postgres";
+
+/// What was read with the caller's rights, before they were given up.
+#[derive(Default)]
+pub struct Inputs {
+    /// The contents of `--identity`, with its path for messages.
+    pub identity: Option<(String, Vec<u8>)>,
+    /// The recipient of the identity that `init --offline-identity` wrote.
+    pub offline_recipient: Option<age::x25519::Recipient>,
+}
+
+/// Reads what needs the caller's rights, then gives up root.
+///
+/// # Errors
+/// [`Failure`] when an input cannot be read or the user cannot be become.
+pub fn settle(cli: &Cli, settings: Option<&Settings>, now: DateTime<Utc>) -> Result<Inputs, Failure> {
+    let inputs = read_inputs(cli, now)?;
+    if Uid::effective().is_root()
+        && let Some(user) = user_to_become(settings)?
+    {
+        if let Some(settings) = settings {
+            hand_over(settings, &user)?;
+        }
+        become_user(&user)?;
+    }
+    Ok(inputs)
+}
+
+fn read_inputs(cli: &Cli, now: DateTime<Utc>) -> Result<Inputs, Failure> {
+    let mut inputs = Inputs::default();
+    if let Some(path) = cli.verb.identity_file() {
+        let bytes = std::fs::read(path)
+            .map_err(|error| Failure::new("read the identity", ExitCode::Usage, format!("{}: {error}", path.display())))?;
+        inputs.identity = Some((path.display().to_string(), bytes));
+    }
+    if let Verb::Init(args) = &cli.verb
+        && let Some(path) = &args.offline_identity
+    {
+        inputs.offline_recipient = Some(crate::keys::write_offline_identity(path, now).map_err(Failure::of("init"))?);
+    }
+    Ok(inputs)
+}
+
+fn user_to_become(settings: Option<&Settings>) -> Result<Option<User>, Failure> {
+    let failed = |text: String| Failure::new("give up root", ExitCode::Usage, text);
+    if let Some(name) = settings.and_then(|settings| settings.cluster.run_as.as_deref()) {
+        let found = User::from_name(name).map_err(|error| failed(error.to_string()))?;
+        return found.map(Some).ok_or_else(|| failed(format!("there is no user {name} (run_as in [cluster])")));
+    }
+    let found = match settings.and_then(owner_of_cluster) {
+        Some(uid) => User::from_uid(uid),
+        None => User::from_name(USUAL_USER),
+    };
+    Ok(found.map_err(|error| failed(error.to_string()))?.filter(|user| !user.uid.is_root()))
+}
+
+fn owner_of_cluster(settings: &Settings) -> Option<Uid> {
+    let connections = settings.databases.values().map(|database| &database.connection);
+    let mut owners = connections
+        .chain([&settings.cluster.connection])
+        .filter(|to| to.host.starts_with('/'))
+        .filter_map(|to| std::fs::metadata(Path::new(&to.host).join(format!(".s.PGSQL.{}", to.port))).ok());
+    owners.next().map(|metadata| Uid::from_raw(metadata.uid()))
+}
+
+/// Makes the state directory and a local repository for `user` where they are missing, and gives
+/// them over where they are empty directories of root's.
+fn hand_over(settings: &Settings, user: &User) -> Result<(), Failure> {
+    let RepositoryUrl::Local(repository) = &settings.repository.url;
+    for directory in [&settings.state.directory, repository] {
+        make_for(directory, user).map_err(|error| {
+            Failure::new("prepare directories", ExitCode::Usage, format!("{}: {error}", directory.display()))
+        })?;
+    }
+    Ok(())
+}
+
+fn make_for(directory: &Path, user: &User) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    let missing: Vec<PathBuf> = directory.ancestors().take_while(|path| !path.exists()).map(Path::to_owned).collect();
+    for path in missing.iter().rev() {
+        // Only the last one is ours; those above are ordinary directories.
+        let mode = if path == directory { 0o700 } else { 0o755 };
+        std::fs::DirBuilder::new().mode(mode).create(path)?;
+    }
+    let is_empty = || Ok::<_, std::io::Error>(std::fs::read_dir(directory)?.next().is_none());
+    if std::fs::metadata(directory)?.uid() == 0 && is_empty()? {
+        nix::unistd::chown(directory, Some(user.uid), Some(user.gid))?;
+    }
+    Ok(())
+}
+
+fn become_user(user: &User) -> Result<(), Failure> {
+    let failed = |error: nix::Error| Failure::new("give up root", ExitCode::Failed, format!("become {}: {error}", user.name));
+    let name = std::ffi::CString::new(user.name.as_str())
+        .map_err(|_| Failure::new("give up root", ExitCode::Usage, "the user's name has a NUL"))?;
+    nix::unistd::initgroups(&name, user.gid).map_err(failed)?;
+    nix::unistd::setgid(user.gid).map_err(failed)?;
+    nix::unistd::setuid(user.uid).map_err(failed)?;
+    // The directory we stand in may be closed to that user; children would complain.
+    nix::unistd::chdir("/").map_err(failed)
+}

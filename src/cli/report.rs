@@ -1,0 +1,168 @@
+//! Results and errors as people and pipelines read them: text, JSON, exit codes. The only place
+//! that prints.
+
+use std::error::Error;
+use std::io::Write as _;
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::advice::advice;
+
+/// How a verb ended, as its exit status says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExitCode {
+    /// Done.
+    Done = 0,
+    /// Usage or settings.
+    Usage = 2,
+    /// Database, snapshot or run not found.
+    NotFound = 3,
+    /// A verification or a check found a problem.
+    Problem = 4,
+    /// Store, PostgreSQL or a program failed.
+    Failed = 5,
+    /// Refused before anything was touched.
+    Refused = 10,
+    /// Another run holds the lock.
+    Busy = 12,
+    /// Interrupted (SIGINT) at a safe place.
+    Interrupted = 130,
+    /// Ended (SIGTERM) at a safe place.
+    Terminated = 143,
+}
+
+/// What a verb has to say when it has done its work.
+#[derive(Debug)]
+pub struct Report {
+    /// Lines for people.
+    pub text: String,
+    /// The object for machines.
+    pub json: Value,
+    /// How it ended.
+    pub code: ExitCode,
+}
+
+impl Report {
+    /// A report of `verb`; `body` becomes a JSON object with its schema's name in front.
+    pub fn new(verb: &str, text: impl Into<String>, body: &impl Serialize) -> Self {
+        let mut object = Map::new();
+        object.insert("schema".into(), format!("belay.{verb}.v1").into());
+        match serde_json::to_value(body) {
+            Ok(Value::Object(fields)) => object.extend(fields),
+            Ok(other) => {
+                object.insert("value".into(), other);
+            }
+            Err(error) => {
+                object.insert("error".into(), error.to_string().into());
+            }
+        }
+        Self { text: text.into(), json: Value::Object(object), code: ExitCode::Done }
+    }
+
+    /// The same report with another exit code.
+    #[must_use]
+    pub fn ending(mut self, code: ExitCode) -> Self {
+        self.code = code;
+        self
+    }
+}
+
+/// A verb that did not do its work.
+#[derive(Debug)]
+pub struct Failure {
+    /// What was being done: `snapshot app`.
+    pub action: String,
+    /// Why it was not done.
+    pub error: Box<dyn Error + Send + Sync>,
+    /// What to do about it.
+    pub hint: Option<String>,
+    /// How it ended.
+    pub code: ExitCode,
+}
+
+impl Failure {
+    /// A failure that only its words explain.
+    pub fn new(action: impl Into<String>, code: ExitCode, message: impl Into<String>) -> Self {
+        Self { action: action.into(), error: message.into().into(), hint: None, code }
+    }
+
+    /// The failure of `action`, with the code and the hint that go with its error.
+    pub fn of<E>(action: impl Into<String>) -> impl FnOnce(E) -> Self
+    where
+        E: Error + Send + Sync + 'static,
+    {
+        let action = action.into();
+        move |error| {
+            let (code, hint) = advice(&error);
+            Self { action, error: Box::new(error), hint, code }
+        }
+    }
+
+    /// The same failure with a hint.
+    #[must_use]
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// The error and its causes in one line, each said once.
+    pub fn chain(&self) -> String {
+        let mut text = self.error.to_string();
+        let mut cause = self.error.source();
+        while let Some(error) = cause {
+            let said = error.to_string();
+            if !text.ends_with(&said) {
+                text.push_str(": ");
+                text.push_str(&said);
+            }
+            cause = error.source();
+        }
+        text
+    }
+}
+
+/// Prints a report: its JSON or its text, on standard output.
+pub fn print_report(report: &Report, as_json: bool) {
+    let text = if as_json { format!("{}\n", report.json) } else { report.text.clone() };
+    // A reader that went away (`| head`) is no reason to fail.
+    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+}
+
+/// Prints a failure on standard error, and as JSON on standard output if that is asked for.
+pub fn print_failure(failure: &Failure, as_json: bool) {
+    let mut text = format!("belay: {}: {}\n", failure.action, failure.chain());
+    if let Some(hint) = &failure.hint {
+        text.push_str(&format!("hint: {hint}\n"));
+    }
+    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+    if as_json {
+        let object = serde_json::json!({
+            "schema": "belay.error.v1",
+            "action": failure.action,
+            "error": failure.chain(),
+            "hint": failure.hint,
+            "exit_code": failure.code as i32,
+        });
+        let _ = std::io::stdout().lock().write_all(format!("{object}\n").as_bytes());
+    }
+}
+
+/// Prints a line on standard error that is no failure.
+pub fn print_notice(text: &str) {
+    let _ = std::io::stderr().lock().write_all(format!("belay: {text}\n").as_bytes());
+}
+
+/// A duration as people read it: `820 ms`, `12.3 s`, `4 min 5 s`.
+pub fn duration_text(elapsed_ms: u64) -> String {
+    match elapsed_ms {
+        0..1_000 => format!("{elapsed_ms} ms"),
+        1_000..60_000 => format!("{}.{} s", elapsed_ms / 1_000, elapsed_ms % 1_000 / 100),
+        _ => format!("{} min {} s", elapsed_ms / 60_000, elapsed_ms % 60_000 / 1_000),
+    }
+}
+
+/// A size as people read it: `12.3 MiB`.
+pub fn bytes_text(bytes: u64) -> String {
+    bytesize::ByteSize(bytes).display().iec().to_string()
+}

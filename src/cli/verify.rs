@@ -1,0 +1,113 @@
+//! `belay verify`: reads a snapshot again, to a depth.
+
+use std::sync::Arc;
+
+use chrono::Utc;
+use clap::{Args, ValueEnum};
+use serde_json::json;
+
+use super::host::Host;
+use super::privileges::Inputs;
+use super::progress::shown;
+use super::report::{ExitCode, Failure, Report, duration_text};
+use super::{Global, opener_of, selector};
+use crate::catalog::Selector;
+use crate::jobs::Progress;
+use crate::jobs::verify::{self, Verified};
+use crate::ledger::JobKind;
+use crate::rules::manifest::Depth;
+
+/// Options of `belay verify`.
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// Which snapshot: an id, latest, latest-verified or before:REVISION
+    #[arg(value_name = "ID", default_value = "latest", value_parser = selector::parse)]
+    pub snapshot: Selector,
+    /// Look only among the snapshots of this database
+    #[arg(long, value_name = "DB")]
+    pub database: Option<String>,
+    /// How deep; the default is that of the settings
+    #[arg(long, value_enum)]
+    pub depth: Option<DepthArg>,
+    /// Open with this identity instead of the host's
+    #[arg(long, value_name = "FILE")]
+    pub identity: Option<std::path::PathBuf>,
+}
+
+/// A depth on the command line.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum DepthArg {
+    /// Every byte is read again and has the digest of the manifest
+    Stored,
+    /// Decrypted, decompressed, archives listed, rows counted and digested
+    Readable,
+    /// Restored into a scratch cluster, every table compared
+    Restored,
+}
+
+impl From<DepthArg> for Depth {
+    fn from(depth: DepthArg) -> Self {
+        match depth {
+            DepthArg::Stored => Self::Stored,
+            DepthArg::Readable => Self::Readable,
+            DepthArg::Restored => Self::Restored,
+        }
+    }
+}
+
+/// Verifies one snapshot.
+///
+/// # Errors
+/// [`Failure`] when it could not be verified; a damaged snapshot is a report with
+/// [`ExitCode::Problem`].
+pub async fn run(global: &Global, args: VerifyArgs, inputs: Inputs) -> Result<Report, Failure> {
+    let host = Host::open(&global.config).await?;
+    let opener = opener_of(&inputs)?.or_else(|| host.opener());
+    let ledger = host.ledger().await?;
+    let listing = host.catalog.list().await.map_err(Failure::of("verify"))?;
+    let database = args.database.as_deref().map(|name| host.database(name)).transpose()?;
+    let entry = listing
+        .select(database.as_ref().map(|database| database.connection.database.as_str()), &args.snapshot)
+        .map_err(Failure::of("verify"))?;
+    let depth = args.depth.map_or(host.settings.verify.depth, Depth::from);
+    let progress = Arc::new(Progress::default());
+    let scratch_directory = host.scratch_directory();
+    let means = verify::Means {
+        catalog: &host.catalog,
+        opener: opener.as_ref(),
+        signing: host.keys.signing.as_ref(),
+        bin_directory: host.settings.cluster.bin_directory.as_deref(),
+        path: &host.path,
+        scratch_directory: &scratch_directory,
+        jobs: host.settings.verify.jobs,
+        stall_timeout: host.settings.cluster_database(&entry.manifest.database).stall_timeout,
+        progress: &progress,
+    };
+    let title = format!("verify {}", entry.manifest.id);
+    let name = entry.manifest.database.clone();
+    let verified = super::recorded(&ledger, JobKind::Verify, Some(&name), &title, |v: &Verified| v.record.id.to_string(), async {
+        let work = verify::verify(&means, entry, depth, Utc::now);
+        shown(global, &title, &progress, work).await.map_err(Failure::of(&title))
+    })
+    .await?;
+    Ok(report(&verified))
+}
+
+fn report(verified: &Verified) -> Report {
+    let record = &verified.record;
+    let mut text = format!("{}  {}: ", record.id, record.depth.as_str());
+    if record.is_ok {
+        text.push_str(&format!("ok, {} tables and {} rows compared in {}\n", record.tables_compared, record.rows_compared, duration_text(record.elapsed_ms)));
+    } else {
+        text.push_str(&format!("{} problem(s) in {}\n", record.problems.len(), duration_text(record.elapsed_ms)));
+    }
+    text.extend(record.problems.iter().map(|problem| format!("  problem: {problem}\n")));
+    text.extend(verified.notes.iter().map(|note| format!("  note: {note}\n")));
+    let body = json!({
+        "id": record.id, "depth": record.depth, "ok": record.is_ok, "tables_compared": record.tables_compared,
+        "rows_compared": record.rows_compared, "problems": record.problems, "notes": verified.notes,
+        "restore_ms": record.restore_ms, "elapsed_ms": record.elapsed_ms,
+    });
+    let report = Report::new("verify", text, &body);
+    if record.is_ok { report } else { report.ending(ExitCode::Problem) }
+}
