@@ -1,0 +1,3 @@
+//! Every integration test but the layer test, in one binary: Cargo links each file of `tests/` anew.
+
+mod stores;
