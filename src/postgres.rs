@@ -76,6 +76,14 @@ pub enum PostgresError {
         /// What was found instead, in words.
         found: String,
     },
+    /// The server's programs of one major version are not on this machine.
+    #[error("find initdb and postgres of version {major}: {found}")]
+    ServerMissing {
+        /// Major version wanted.
+        major: u32,
+        /// What was found instead, in words.
+        found: String,
+    },
     /// One of PostgreSQL's programs could not be started.
     #[error("start {}", program.display())]
     ToolStart {

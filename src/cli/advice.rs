@@ -131,9 +131,9 @@ fn on_postgres(error: &PostgresError) -> Advice {
         PostgresError::ToolMissing { wanted, .. } => {
             failed(&format!("install postgresql-client-{wanted} (or newer), or set bin_directory in [cluster]"))
         }
-        PostgresError::ToolStart { .. } => {
-            failed("install the server's programs (Debian: postgresql-<major>), or set bin_directory in [cluster]")
-        }
+        PostgresError::ServerMissing { major, .. } => failed(&format!(
+            "install postgresql-{major} on this machine (no cluster of it needs to run), or set bin_directory in [cluster]"
+        )),
         PostgresError::ToolFailed { messages, .. } if messages.contains("permission denied") => failed(rights),
         PostgresError::ToolFailed { messages, .. } if messages.contains("server version mismatch") => {
             failed("install the client programs of the server's version, or set bin_directory in [cluster]")

@@ -11,7 +11,7 @@ use rand::RngExt as _;
 use rand::distr::Alphanumeric;
 use secrecy::SecretString;
 
-use super::tools::{self, RunningTool, Streams, Tools};
+use super::tools::{self, RunningTool, Streams};
 use super::{PostgresError, session};
 use crate::settings::{Connection, SslMode};
 
@@ -30,17 +30,17 @@ pub struct ScratchCluster {
 impl ScratchCluster {
     /// Makes and starts a cluster under `parent`, whose superuser is called `superuser`.
     ///
-    /// `tools` must be of the major version wanted and hold initdb and postgres.
+    /// `programs` is the directory of initdb and postgres of the major version wanted.
     ///
     /// # Errors
     /// [`PostgresError::ToolStart`] when the server's programs are not installed,
     /// [`PostgresError::ToolFailed`] when the cluster does not start.
-    pub async fn start(parent: &Path, tools: &Tools, superuser: &str) -> Result<Self, PostgresError> {
+    pub async fn start(parent: &Path, programs: &Path, superuser: &str) -> Result<Self, PostgresError> {
         let directory = parent.join(format!("scratch-{}-{}", std::process::id(), crate::rules::layout::tail(rand::random())));
         let password: String = rand::rng().sample_iter(Alphanumeric).take(32).map(char::from).collect();
         let failed = |source| PostgresError::Pump { tool: "initdb".into(), source };
         prepare(&directory, &password).map_err(failed)?;
-        initialize(&directory, tools, superuser).await?;
+        initialize(&directory, programs, superuser).await?;
         let port = free_port().map_err(failed)?;
         let connection = Connection {
             host: directory.to_string_lossy().into_owned(),
@@ -51,7 +51,7 @@ impl ScratchCluster {
             sslmode: SslMode::Disable,
             sslrootcert: None,
         };
-        let server = serve(&directory, tools, port)?;
+        let server = serve(&directory, programs, port)?;
         let mut cluster = Self { directory, server: Some(server), connection };
         cluster.wait_until_ready().await?;
         Ok(cluster)
@@ -126,8 +126,8 @@ fn make_private(directory: &Path) -> io::Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)
 }
 
-async fn initialize(directory: &Path, tools: &Tools, superuser: &str) -> Result<(), PostgresError> {
-    let mut command = tokio::process::Command::new(tools.program("initdb"));
+async fn initialize(directory: &Path, programs: &Path, superuser: &str) -> Result<(), PostgresError> {
+    let mut command = tokio::process::Command::new(programs.join("initdb"));
     command
         .arg(format!("--pgdata={}", directory.join("data").display()))
         .arg(format!("--username={superuser}"))
@@ -138,8 +138,8 @@ async fn initialize(directory: &Path, tools: &Tools, superuser: &str) -> Result<
     std::fs::remove_file(directory.join("password")).map_err(|source| PostgresError::Pump { tool: "initdb".into(), source })
 }
 
-fn serve(directory: &Path, tools: &Tools, port: u16) -> Result<RunningTool, PostgresError> {
-    let mut command = tokio::process::Command::new(tools.program("postgres"));
+fn serve(directory: &Path, programs: &Path, port: u16) -> Result<RunningTool, PostgresError> {
+    let mut command = tokio::process::Command::new(programs.join("postgres"));
     command.arg("-D").arg(directory.join("data")).env("LC_ALL", "C");
     let settings = [
         ("unix_socket_directories", directory.to_string_lossy().into_owned()),

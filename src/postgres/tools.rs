@@ -59,12 +59,25 @@ impl Tools {
     }
 
     async fn look_in(directory: &Path) -> Option<Self> {
-        let output = Command::new(directory.join("pg_dump")).arg("--version").stdin(Stdio::null()).output().await.ok()?;
-        let text = String::from_utf8(output.stdout).ok()?;
-        // "pg_dump (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)"
-        let version = text.split_whitespace().nth(2)?.to_owned();
-        let major = version.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()?;
+        let (version, major) = version_of(&directory.join("pg_dump")).await?;
         Some(Self { directory: directory.to_owned(), version, major })
+    }
+
+    /// Finds the server's programs (initdb, postgres) of exactly `major`, in the same places.
+    ///
+    /// # Errors
+    /// [`PostgresError::ToolMissing`]
+    pub async fn find_server(preferred: Option<&Path>, path: &str, major: u32) -> Result<PathBuf, PostgresError> {
+        let mut versions = Vec::new();
+        for directory in directories(preferred, path) {
+            let Some((version, found)) = version_of(&directory.join("postgres")).await else { continue };
+            if found == major && directory.join("initdb").exists() {
+                return Ok(directory);
+            }
+            versions.push(version);
+        }
+        let found = if versions.is_empty() { "there is none".into() } else { format!("there is only {}", versions.join(", ")) };
+        Err(PostgresError::ServerMissing { major, found })
     }
 
     /// The path of one program of the set.
@@ -97,13 +110,25 @@ impl Tools {
     }
 }
 
+/// What a program answers to `--version`: `pg_dump (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)`.
+async fn version_of(program: &Path) -> Option<(String, u32)> {
+    let output = Command::new(program).arg("--version").stdin(Stdio::null()).output().await.ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    let version = text.split_whitespace().nth(2)?.to_owned();
+    let major = version.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()?;
+    Some((version, major))
+}
+
 fn directories(preferred: Option<&Path>, path: &str) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = preferred.map(Path::to_owned).into_iter().collect();
-    found.extend(std::env::split_paths(path));
-    for parent in ["/usr/lib/postgresql", "/usr/pgsql", "/opt/postgresql"] {
+    // Packages' own directories before the path: what Debian puts there is a wrapper that guesses
+    // a version.
+    for (parent, prefix) in [("/usr/lib/postgresql", ""), ("/usr", "pgsql-"), ("/opt/postgresql", "")] {
         let Ok(entries) = std::fs::read_dir(parent) else { continue };
-        found.extend(entries.flatten().map(|entry| entry.path().join("bin")));
+        let named = entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix));
+        found.extend(named.map(|entry| entry.path().join("bin")));
     }
+    found.extend(std::env::split_paths(path));
     found.retain(|directory| directory.is_absolute());
     found
 }

@@ -14,10 +14,12 @@ use crate::rules::sql::{create_database, literal, quoted};
 
 /// Loads the snapshot into a cluster of its own and compares everything with the inventory.
 pub async fn restore_and_compare(means: &Means<'_>, source: &Source<'_>, inventory: &Inventory, findings: &mut Findings) -> Result<(), JobError> {
-    let tools = Tools::find(means.bin_directory, means.path, source.entry.manifest.server_version_num / 10_000).await?;
+    let major = source.entry.manifest.server_version_num / 10_000;
+    let tools = Tools::find(means.bin_directory, means.path, major).await?;
+    let programs = Tools::find_server(means.bin_directory, means.path, major).await?;
     let work = WorkDirectory::create(means.scratch_directory)?;
     means.progress.enter("starting a scratch cluster");
-    let cluster = ScratchCluster::start(means.scratch_directory, &tools, &inventory.bootstrap_superuser).await?;
+    let cluster = ScratchCluster::start(means.scratch_directory, &programs, &inventory.bootstrap_superuser).await?;
     let compared = load_and_prove(means, source, inventory, &tools, &cluster, &work, findings).await;
     let directory = means.scratch_directory.to_owned();
     cluster.remove().await.map_err(|source| JobError::Disk { action: "remove the scratch cluster in", path: directory, source })?;
