@@ -28,8 +28,6 @@ use crate::seal::{Opener, SealError, check_stored};
 use crate::settings::Connection;
 use crate::store::read_small;
 
-/// Chunks that are fetched and opened ahead of the one being sent, per worker.
-const CHUNKS_AHEAD: usize = 1;
 /// A chunk is never longer than one row over the limit of the settings; a row is at most 1 GiB.
 const CHUNK_MAX_BYTES: usize = 3 << 30;
 
@@ -104,11 +102,11 @@ impl Source<'_> {
         blocking(move || Ok::<_, JobError>(open_into(&opener, &sealed, &mut to, &record, &progress))).await
     }
 
-    /// Fetches one chunk and returns its COPY text, checked on both sides.
+    /// Fetches one chunk and returns its COPY text, checked on both sides, in `buffer`.
     ///
     /// # Errors
     /// [`JobError::Object`] when it is missing or differs from manifest or inventory.
-    pub async fn chunk_text(&self, part: &ChunkPart) -> Result<Vec<u8>, JobError> {
+    pub async fn chunk_text(&self, part: &ChunkPart, buffer: Vec<u8>) -> Result<Vec<u8>, JobError> {
         let key = layout::chunk_key(self.catalog.cluster(), &part.name);
         let chunks = &self.entry.manifest.chunks;
         let found = chunks.binary_search_by(|record| record.name.as_str().cmp(&part.name)).ok();
@@ -120,7 +118,7 @@ impl Source<'_> {
         let opened = blocking(move || {
             let opened = check_stored(&sealed, record.stored_bytes, record.stored_sha256)
                 .map_err(SealError::Damaged)
-                .and_then(|()| opener.open_plain(&sealed, part.plain_bytes, part.plain_blake3))
+                .and_then(|()| opener.open_plain(&sealed, part.plain_bytes, part.plain_blake3, buffer))
                 .and_then(|text| if tally_of(&text) == part.tally { Ok(text) } else { Err(row_mismatch()) });
             Ok::<_, JobError>(opened)
         })
@@ -408,9 +406,23 @@ async fn load_part(source: &Source<'_>, target: &Target<'_>, session: &mut sqlx:
     };
     session::run(session, &action, begin).await?;
     let mut copy = CopyIn::start(session, &format!("COPY {columns} FROM STDIN{options}"), &action).await?;
-    let mut texts = futures::stream::iter(load.parts).map(|part| source.chunk_text(part)).buffered(1 + CHUNKS_AHEAD);
-    while let Some(text) = texts.try_next().await? {
-        copy.send(&text, |bytes| target.progress.advance(bytes)).await?;
+    let mut parts = load.parts.iter();
+    let mut sending = match parts.next() {
+        Some(part) => Some(source.chunk_text(part, Vec::new()).await?),
+        None => None,
+    };
+    // One chunk is sent while the next is fetched and opened; two buffers are all that a worker has.
+    let mut spare = Vec::new();
+    while let Some(text) = sending {
+        let fetching = async {
+            match parts.next() {
+                Some(part) => source.chunk_text(part, spare).await.map(Some),
+                None => Ok(None),
+            }
+        };
+        let send = async { Ok(copy.send(&text, |bytes| target.progress.advance(bytes)).await?) };
+        let ((), fetched) = futures::try_join!(send, fetching)?;
+        (spare, sending) = (text, fetched);
     }
     let rows = heartbeat(target.progress, copy.finish()).await?;
     session::run(session, &action, "COMMIT".into()).await?;

@@ -234,7 +234,7 @@ async fn open_again(means: &Means<'_>, source: &Source<'_>, inventory: &Inventor
 }
 
 async fn open_chunk<'p>(means: &Means<'_>, source: &Source<'_>, part: &'p ChunkPart) -> Result<(&'p ChunkPart, Option<String>), JobError> {
-    match source.chunk_text(part).await {
+    match source.chunk_text(part, Vec::new()).await {
         Ok(text) => {
             means.progress.advance(text.len());
             Ok((part, None))
