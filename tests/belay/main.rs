@@ -1,3 +1,5 @@
 //! Every integration test but the layer test, in one binary: Cargo links each file of `tests/` anew.
 
 mod stores;
+mod world;
+mod zoo;

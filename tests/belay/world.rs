@@ -1,0 +1,21 @@
+//! The world that tests act in: throwaway PostgreSQL clusters, and the built `belay` beside them.
+//!
+//! Nothing of it outlives a test: not when the test panics, and not when its process is killed.
+
+// Each test names what it needs; not all of it is needed at any one time.
+#![allow(dead_code, unused_imports)]
+
+mod belay;
+mod cluster;
+mod dump;
+mod owner;
+mod server;
+mod template;
+
+pub use belay::{Belay, Output};
+pub use cluster::{Cluster, Listen, Plan, a_cluster, a_cluster_of};
+pub use dump::{with_rows_sorted, without_run};
+pub use server::Server;
+pub use template::Locale;
+
+mod facts;
