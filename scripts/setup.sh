@@ -78,6 +78,7 @@ install_wanted() {
   export DEBIAN_FRONTEND=noninteractive
   quietly "reading the package lists" as_root apt-get update -q
   case " ${wanted[*]} " in *" postgresql "*) install_postgresql ;; esac
+  [ "${#wanted[@]}" -gt 0 ] || return 0
   quietly "installing ${wanted[*]}" \
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${wanted[@]}"
   wanted=()
