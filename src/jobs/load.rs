@@ -10,7 +10,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use futures::{StreamExt as _, TryStreamExt as _};
+use futures::TryStreamExt as _;
 use sqlx::Connection as _;
 
 use super::{JobError, Progress, blocking};
@@ -214,6 +214,8 @@ pub struct Loaded {
     pub schema_archive: PathBuf,
     /// Errors of pg_restore that were accepted.
     pub accepted: Vec<String>,
+    /// What should be known, but is no fault of the data.
+    pub notes: Vec<String>,
 }
 
 /// Loads the whole snapshot: schema, data, indexes and constraints, statistics.
@@ -238,7 +240,7 @@ pub async fn load(source: &Source<'_>, inventory: &Inventory, target: &Target<'_
     target.progress.enter("building indexes and constraints");
     loaded.accepted.extend(run_pg_restore(target, &["--section=post-data"], &schema, target.jobs).await?);
     target.progress.enter("gathering statistics");
-    analyze(inventory, target).await?;
+    loaded.notes = analyze(inventory, target).await?;
     std::fs::remove_file(&data).map_err(|source| JobError::Disk { action: "remove", path: data, source })?;
     loaded.schema_archive = schema;
     Ok(loaded)
@@ -429,27 +431,30 @@ async fn load_part(source: &Source<'_>, target: &Target<'_>, session: &mut sqlx:
     Ok(rows)
 }
 
-/// Gathers statistics: the large tables at once, then whatever is left.
-async fn analyze(inventory: &Inventory, target: &Target<'_>) -> Result<(), JobError> {
-    let large: Vec<String> = chunked(inventory).map(|(table, _)| qualified(&table.schema, &table.name)).collect();
-    let work = futures::stream::iter(large)
-        .map(|name| async move {
-            let mut session = session::connect(target.connection).await?;
-            session::run(&mut session, "gather statistics", format!("ANALYZE {name}")).await
-        })
-        .buffer_unordered(target.jobs)
-        .try_collect::<()>();
-    heartbeat(target.progress, work).await?;
-    let small: Vec<String> = inventory
-        .tables
-        .iter()
-        .filter(|table| table.chunks.is_none())
-        .map(|table| qualified(&table.schema, &table.name))
-        .collect();
-    let mut session = session::connect(target.connection).await?;
-    for some in small.chunks(100) {
-        let sql = format!("ANALYZE {}", some.join(", "));
-        heartbeat(target.progress, session::run(&mut session, "gather statistics", sql)).await?;
-    }
-    Ok(())
+/// Gathers statistics, the largest tables first; returns what was not gathered, and why.
+///
+/// Statistics are no data: a table that cannot be analysed (a foreign table below it, a broken
+/// function in an index) is reported, and the restore stands.
+async fn analyze(inventory: &Inventory, target: &Target<'_>) -> Result<Vec<String>, JobError> {
+    let mut tables: Vec<&TableRecord> = inventory.tables.iter().collect();
+    tables.sort_by_key(|table| table.tally.rows);
+    let queue = Mutex::new(tables);
+    let missed = Mutex::new(Vec::new());
+    let workers = (0..target.jobs).map(|_| async {
+        let mut session = session::connect(target.connection).await?;
+        loop {
+            let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let Some(table) = next else { return Ok::<_, JobError>(()) };
+            let name = qualified(&table.schema, &table.name);
+            match session::run(&mut session, "gather statistics", format!("ANALYZE {name}")).await {
+                Err(PostgresError::Query { source, .. }) if source.as_database_error().is_some() => {
+                    let note = format!("statistics of {name} were not gathered: {source}");
+                    missed.lock().unwrap_or_else(PoisonError::into_inner).push(note);
+                }
+                other => other?,
+            }
+        }
+    });
+    heartbeat(target.progress, futures::future::try_join_all(workers)).await?;
+    Ok(missed.into_inner().unwrap_or_else(PoisonError::into_inner))
 }

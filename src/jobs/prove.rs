@@ -14,9 +14,9 @@ use super::{JobError, Progress, blocking};
 use crate::postgres::copy::{CopyOut, CopyState};
 use crate::postgres::describe;
 use crate::postgres::session;
-use crate::postgres::tools::{RunningTool, Streams, Tools, digest_schema_text};
+use crate::postgres::tools::{RunningTool, Streams, Tools, read_schema_text};
 use crate::postgres::{PostgresError, describe::select_rows};
-use crate::rules::digest::{Digest256, RowTally};
+use crate::rules::digest::RowTally;
 use crate::rules::manifest::{Inventory, Manifest, TableRecord};
 use crate::rules::sql::qualified;
 use crate::settings::Connection;
@@ -233,41 +233,91 @@ async fn compare_schema(
         ));
         return Ok(());
     }
+    let archive = || {
+        let path = &claim.loaded.schema_archive;
+        File::open(path).map_err(|source| JobError::Disk { action: "read", path: path.clone(), source })
+    };
+    let wanted = archive_lines(archive()?, connection, tools).await?;
     progress.beat();
-    let archive = File::open(&claim.loaded.schema_archive)
-        .map_err(|source| JobError::Disk { action: "read", path: claim.loaded.schema_archive.clone(), source })?;
-    let wanted = digest_archive(archive, connection, tools).await?;
+    let found = database_lines(connection, tools).await?;
     progress.beat();
-    let found = schema_digest(connection, tools).await?;
-    progress.beat();
-    if wanted != found {
-        proven.problems.push("the schema as pg_dump writes it is not that of the snapshot".into());
+    let first = wanted.iter().zip(&found).position(|(wanted, found)| wanted != found);
+    let first = first.or_else(|| (wanted.len() != found.len()).then(|| wanted.len().min(found.len())));
+    if let Some(number) = first {
+        // Only where they differ are the texts themselves of interest: read them once more.
+        let wanted = archive_line(archive()?, connection, tools, number).await?;
+        let found = database_line(connection, tools, number).await?;
+        proven.problems.push(format!("the schema is not that of the snapshot: {wanted:?} there is {found:?} here"));
     }
     Ok(())
 }
 
-/// Digests the schema of a database as pg_dump and pg_restore write it.
-///
-/// # Errors
-/// What the programs say.
-pub async fn schema_digest(connection: &Connection, tools: &Tools) -> Result<Digest256, JobError> {
-    let mut command = tools.command("pg_dump", connection);
-    command.args(["--format=custom", "--compress=0", "--no-password", "--section=pre-data", "--section=post-data"]);
-    let mut dump = RunningTool::start(command, Streams::Out)?;
-    let digest = digest_archive(dump.stdout()?, connection, tools).await;
+/// A schema as the hashes of its lines.
+type Lines = Vec<u64>;
+
+async fn database_lines(connection: &Connection, tools: &Tools) -> Result<Lines, JobError> {
+    let mut dump = dump_schema(connection, tools)?;
+    let lines = archive_lines(dump.stdout()?, connection, tools).await;
     dump.reap().await?;
-    digest
+    lines
 }
 
-async fn digest_archive(archive: File, connection: &Connection, tools: &Tools) -> Result<Digest256, JobError> {
+async fn database_line(connection: &Connection, tools: &Tools, number: usize) -> Result<String, JobError> {
+    let mut dump = dump_schema(connection, tools)?;
+    let line = archive_line(dump.stdout()?, connection, tools, number).await;
+    dump.reap().await?;
+    line
+}
+
+async fn archive_lines(archive: File, connection: &Connection, tools: &Tools) -> Result<Lines, JobError> {
+    read_archive(archive, connection, tools, Lines::new(), |lines, line| lines.push(hash_of_line(line))).await
+}
+
+/// pg_dump names the roles of a policy in the order of their OIDs, which another cluster may have
+/// in another order: such a line counts as the bag of its words.
+fn hash_of_line(line: &[u8]) -> u64 {
+    use xxhash_rust::xxh3::xxh3_64;
+    if !line.starts_with(b"CREATE POLICY ") {
+        return xxh3_64(line);
+    }
+    let words = line.split(|byte| matches!(byte, b' ' | b','));
+    words.fold(0, |sum: u64, word| sum.wrapping_add(xxh3_64(word)))
+}
+
+async fn archive_line(archive: File, connection: &Connection, tools: &Tools, number: usize) -> Result<String, JobError> {
+    let keep = move |(at, kept): &mut (usize, String), line: &[u8]| {
+        if *at == number {
+            *kept = String::from_utf8_lossy(line).trim_end().to_owned();
+        }
+        *at += 1;
+    };
+    Ok(read_archive(archive, connection, tools, (0, String::new()), keep).await?.1)
+}
+
+fn dump_schema(connection: &Connection, tools: &Tools) -> Result<RunningTool, PostgresError> {
+    let mut command = tools.command("pg_dump", connection);
+    command.args(["--format=custom", "--compress=0", "--no-password", "--section=pre-data", "--section=post-data"]);
+    RunningTool::start(command, Streams::Out)
+}
+
+/// Has pg_restore write an archive as text, and folds its lines into `folded`.
+async fn read_archive<T: Send + 'static>(
+    archive: File,
+    connection: &Connection,
+    tools: &Tools,
+    mut folded: T,
+    fold: impl Fn(&mut T, &[u8]) + Send + 'static,
+) -> Result<T, JobError> {
     let mut command = tools.command("pg_restore", connection);
     command.arg("--file=-").env_remove("PGDATABASE");
     let mut restore = RunningTool::start_reading(command, archive)?;
     let text = restore.stdout()?;
-    let digest = blocking(move || {
-        digest_schema_text(text).map_err(|source| PostgresError::Pump { tool: "pg_restore".into(), source })
+    let read = blocking(move || {
+        read_schema_text(text, |line| fold(&mut folded, line))
+            .map(|()| folded)
+            .map_err(|source| PostgresError::Pump { tool: "pg_restore".into(), source })
     })
     .await;
     restore.reap().await?;
-    digest
+    read
 }

@@ -165,7 +165,7 @@ async fn restore_as_planned(
         previous_kept_as,
         rows: proven.rows,
         tables: proven.tables,
-        notes: proven.notes.into_iter().chain(loaded.accepted).chain(plan.warnings).collect(),
+        notes: proven.notes.into_iter().chain(loaded.accepted).chain(loaded.notes).chain(plan.warnings).collect(),
         elapsed_ms: 0,
     })
 }

@@ -18,7 +18,8 @@ const SESSION_VALUES: &str = "SELECT set_config(s.name, v.value, false) FROM (VA
     ('statement_timeout', '0'), ('lock_timeout', '0'), ('transaction_timeout', '0'), \
     ('idle_in_transaction_session_timeout', '0'), ('idle_session_timeout', '0'), \
     ('quote_all_identifiers', 'off'), ('check_function_bodies', 'off'), ('xmloption', 'content'), \
-    ('client_min_messages', 'warning')) v(name, value) \
+    ('client_min_messages', 'warning'), ('bytea_output', 'hex'), ('timezone', 'UTC'), \
+    ('lc_monetary', 'C'), ('xmlbinary', 'base64')) v(name, value) \
     JOIN pg_catalog.pg_settings s ON lower(s.name) = v.name";
 
 /// Opens a session.

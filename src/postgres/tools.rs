@@ -298,27 +298,39 @@ pub fn pump(mut from: impl Read, mut to: impl Write, on_bytes: impl Fn(usize)) -
     }
 }
 
-/// Digests what `pg_restore -f -` writes for an archive of schema sections: the schema as SQL.
+/// Reads what `pg_restore -f -` writes for an archive of schema sections, line by line: the
+/// schema as SQL.
 ///
 /// Lines that differ from run to run (`\restrict` keys) or between minor versions (the header)
-/// are left out, so that equal schemas have equal digests within one major version of server
-/// and tools.
+/// are left out, so that equal schemas are equal texts within one major version of server and
+/// tools.
 ///
 /// # Errors
 /// What the reader says.
-pub fn digest_schema_text(text: impl Read) -> std::io::Result<crate::rules::digest::Digest256> {
+pub fn read_schema_text(text: impl Read, mut on_line: impl FnMut(&[u8])) -> std::io::Result<()> {
     use std::io::BufRead as _;
     let mut reader = std::io::BufReader::with_capacity(PIPE_BYTES, text);
-    let mut hasher = blake3::Hasher::new();
     let mut line = Vec::new();
     loop {
         line.clear();
         if reader.read_until(b'\n', &mut line)? == 0 {
-            return Ok(hasher.finalize().into());
+            return Ok(());
         }
         let passing: [&[u8]; 4] = [br"\restrict ", br"\unrestrict ", b"-- Dumped ", b"-- TOC entry "];
         if !passing.iter().any(|prefix| line.starts_with(prefix)) {
-            hasher.update(&line);
+            on_line(&line);
         }
     }
+}
+
+/// Digests the schema as [`read_schema_text`] has it.
+///
+/// # Errors
+/// What the reader says.
+pub fn digest_schema_text(text: impl Read) -> std::io::Result<crate::rules::digest::Digest256> {
+    let mut hasher = blake3::Hasher::new();
+    read_schema_text(text, |line| {
+        hasher.update(line);
+    })?;
+    Ok(hasher.finalize().into())
 }

@@ -83,7 +83,7 @@ copy_table() {
   shift
   for chunk in "$@"; do
     unseal "$CHUNKS/$(printf %.2s "$chunk")/$chunk.copy.gz.age" >"$WORK/chunk"
-    PGCLIENTENCODING=@ENCODING@ psql -X -q -v ON_ERROR_STOP=1 -d "$TARGET" -c "$statement" <"$WORK/chunk"
+    PGCLIENTENCODING=@ENCODING@ PGOPTIONS="$PGOPTIONS -c lc_monetary=C -c xmloption=content" psql -X -q -v ON_ERROR_STOP=1 -d "$TARGET" -c "$statement" <"$WORK/chunk"
   done
 }
 jq -r 'def id: "\"" + gsub("\""; "\"\"") + "\"";

@@ -73,6 +73,7 @@ async fn load_and_prove(
     let proven = prove::prove(&claim, &connection, tools, Proof::Full, means.jobs, means.progress).await?;
     findings.problems.extend(proven.problems);
     findings.notes.extend(proven.notes);
+    findings.notes.extend(loaded.notes);
     findings.tables = proven.tables;
     findings.rows = proven.rows;
     Ok(())

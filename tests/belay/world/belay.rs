@@ -93,7 +93,8 @@ impl Belay {
         let path = std::iter::once(self.programs.clone()).chain(std::env::split_paths(&path));
         command
             .env_clear()
-            .env("PATH", std::env::join_paths(path).expect("no program lies in a path with a colon"));
+            .env("PATH", std::env::join_paths(path).expect("no program lies in a path with a colon"))
+            .env("BELAY__CLUSTER__BIN_DIRECTORY", &self.programs);
         command.env("HOME", &self.home).env("LC_ALL", "C.UTF-8").env("TZ", "UTC").current_dir("/");
         command.stdin(Stdio::null()).arg("--config").arg(self.settings()).args(args);
         command
