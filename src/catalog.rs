@@ -173,15 +173,21 @@ impl Listing {
     /// # Errors
     /// [`CatalogError::NotFound`]; the reason why a snapshot of this id is not believed.
     pub fn select(&self, database: Option<&str>, selector: &Selector) -> Result<&Entry, CatalogError> {
-        let of_database = || self.entries.iter().filter(|entry| database.is_none_or(|name| entry.manifest.database == name));
+        let of_database = || {
+            self.entries.iter().filter(|entry| database.is_none_or(|name| entry.manifest.database == name))
+        };
         let found = match selector {
             Selector::Id(id) => of_database().find(|entry| &entry.manifest.id == id),
             Selector::Latest => of_database().next_back(),
-            Selector::LatestVerified(depth) => of_database().rfind(|entry| entry.verified().is_some_and(|v| v.depth >= *depth)),
+            Selector::LatestVerified(depth) => {
+                of_database().rfind(|entry| entry.verified().is_some_and(|v| v.depth >= *depth))
+            }
             Selector::BeforeRevision(revision) => {
                 let has_it = |entry: &&Entry| entry.manifest.revisions.contains(revision);
                 let first_with = of_database().find(has_it).map(|entry| entry.manifest.id.clone());
-                of_database().rfind(|entry| first_with.as_ref().is_none_or(|id| entry.manifest.id < *id) && !has_it(entry))
+                of_database().rfind(|entry| {
+                    first_with.as_ref().is_none_or(|id| entry.manifest.id < *id) && !has_it(entry)
+                })
             }
         };
         found.ok_or_else(|| self.not_found(database, selector))
@@ -197,8 +203,12 @@ impl Listing {
         let wanted = match selector {
             Selector::Id(id) => format!("there is no {id}{of}"),
             Selector::Latest => format!("there is none{of}"),
-            Selector::LatestVerified(depth) => format!("there is none{of} that was verified to depth {}", depth.as_str()),
-            Selector::BeforeRevision(revision) => format!("there is none{of} from before revision {revision}"),
+            Selector::LatestVerified(depth) => {
+                format!("there is none{of} that was verified to depth {}", depth.as_str())
+            }
+            Selector::BeforeRevision(revision) => {
+                format!("there is none{of} from before revision {revision}")
+            }
         };
         CatalogError::NotFound { wanted }
     }
@@ -206,10 +216,18 @@ impl Listing {
     /// The chunks that new snapshots may refer to, by chunk id: those that a trusted manifest
     /// names, none of whose verifications found them damaged.
     pub fn reusable_chunks(&self) -> BTreeMap<String, ChunkRecord> {
-        let damaged: BTreeSet<&str> =
-            self.entries.iter().flat_map(|e| &e.verifications).flat_map(|v| &v.damaged_chunks).map(String::as_str).collect();
+        let damaged: BTreeSet<&str> = self
+            .entries
+            .iter()
+            .flat_map(|e| &e.verifications)
+            .flat_map(|v| &v.damaged_chunks)
+            .map(String::as_str)
+            .collect();
         let records = self.entries.iter().flat_map(|entry| &entry.manifest.chunks);
-        records.filter(|chunk| !damaged.contains(chunk.name.as_str())).map(|chunk| (chunk.chunk_id().to_owned(), chunk.clone())).collect()
+        records
+            .filter(|chunk| !damaged.contains(chunk.name.as_str()))
+            .map(|chunk| (chunk.chunk_id().to_owned(), chunk.clone()))
+            .collect()
     }
 }
 
@@ -227,7 +245,11 @@ impl Catalog {
     ///
     /// # Errors
     /// [`StoreError::Exists`] when there is a repository already.
-    pub async fn create(store: &dyn Store, record: &RepositoryRecord, key: &SigningKey) -> Result<(), CatalogError> {
+    pub async fn create(
+        store: &dyn Store,
+        record: &RepositoryRecord,
+        key: &SigningKey,
+    ) -> Result<(), CatalogError> {
         let at = repository_key();
         let bytes = signature::sign(REPOSITORY_KIND, record, key)
             .map_err(|source| CatalogError::Write { key: at.to_string(), source })?;
@@ -242,7 +264,11 @@ impl Catalog {
     ///
     /// # Errors
     /// What the store says.
-    pub async fn replace_record(store: &dyn Store, record: &RepositoryRecord, key: &SigningKey) -> Result<(), CatalogError> {
+    pub async fn replace_record(
+        store: &dyn Store,
+        record: &RepositoryRecord,
+        key: &SigningKey,
+    ) -> Result<(), CatalogError> {
         store.delete(&repository_key()).await?;
         Self::create(store, record, key).await
     }
@@ -252,14 +278,19 @@ impl Catalog {
     ///
     /// # Errors
     /// [`CatalogError::NoRepository`], [`CatalogError::Untrusted`], [`CatalogError::Format`]
-    pub async fn open(store: Arc<dyn Store>, cluster: &str, trusted: Vec<SignerKey>) -> Result<Self, CatalogError> {
+    pub async fn open(
+        store: Arc<dyn Store>,
+        cluster: &str,
+        trusted: Vec<SignerKey>,
+    ) -> Result<Self, CatalogError> {
         let key = repository_key();
         let bytes = match read_small(store.as_ref(), &key, SMALL_MAX_BYTES).await {
             Err(StoreError::Missing { store, .. }) => return Err(CatalogError::NoRepository { store }),
             other => other?,
         };
         let record: RepositoryRecord = open_document(REPOSITORY_KIND, &key, &bytes, &trusted)?;
-        manifest::check_format(record.format).map_err(|source| CatalogError::Format { key: key.to_string(), source })?;
+        manifest::check_format(record.format)
+            .map_err(|source| CatalogError::Format { key: key.to_string(), source })?;
         let mut trusted = trusted;
         trusted.extend(record.former_signers.iter().cloned());
         Ok(Self { store, cluster: cluster.into(), record, trusted })
@@ -325,7 +356,11 @@ impl Catalog {
         Ok(listing)
     }
 
-    async fn read_folder(&self, home: &SnapshotHome, objects: &[ObjectInfo]) -> Result<Option<Entry>, CatalogError> {
+    async fn read_folder(
+        &self,
+        home: &SnapshotHome,
+        objects: &[ObjectInfo],
+    ) -> Result<Option<Entry>, CatalogError> {
         let has = |name: &str| objects.iter().any(|object| object.key.file_name() == name);
         if !has(layout::MANIFEST) {
             return Ok(None);
@@ -337,33 +372,51 @@ impl Catalog {
             other => other?,
         };
         let manifest: Manifest = open_document(MANIFEST_KIND, &key, &bytes, &self.trusted)?;
-        manifest::check_format(manifest.format).map_err(|source| CatalogError::Format { key: key.to_string(), source })?;
+        manifest::check_format(manifest.format)
+            .map_err(|source| CatalogError::Format { key: key.to_string(), source })?;
         let is_at_home = manifest.id == home.id
             && manifest.database == home.database
             && manifest.cluster == home.cluster
             && manifest.repository == self.record.repository;
         if !is_at_home {
-            return Err(CatalogError::Misplaced { key: key.to_string(), id: manifest.id, database: manifest.database });
+            return Err(CatalogError::Misplaced {
+                key: key.to_string(),
+                id: manifest.id,
+                database: manifest.database,
+            });
         }
         let verifications = self.read_verifications(&manifest, objects).await?;
         let pin = if has(layout::PIN) { Some(self.read_pin(home).await?) } else { None };
         Ok(Some(Entry { home: home.clone(), manifest, verifications, pin }))
     }
 
-    async fn read_verifications(&self, manifest: &Manifest, objects: &[ObjectInfo]) -> Result<Vec<Verification>, CatalogError> {
-        let keys: Vec<&ObjectKey> =
-            objects.iter().map(|object| &object.key).filter(|key| key.file_name().starts_with("verified-")).collect();
+    async fn read_verifications(
+        &self,
+        manifest: &Manifest,
+        objects: &[ObjectInfo],
+    ) -> Result<Vec<Verification>, CatalogError> {
+        let keys: Vec<&ObjectKey> = objects
+            .iter()
+            .map(|object| &object.key)
+            .filter(|key| key.file_name().starts_with("verified-"))
+            .collect();
         let mut found: Vec<Verification> = futures::stream::iter(keys)
             .map(|key| async move {
                 let bytes = read_small(self.store.as_ref(), key, SMALL_MAX_BYTES).await?;
                 // A record that is not believed proves nothing; it must not hide the snapshot.
-                Ok::<_, CatalogError>(open_document::<Verification>(VERIFICATION_KIND, key, &bytes, &self.trusted).ok())
+                Ok::<_, CatalogError>(
+                    open_document::<Verification>(VERIFICATION_KIND, key, &bytes, &self.trusted).ok(),
+                )
             })
             .buffered(READS_AT_ONCE)
             .try_filter_map(|record| async move { Ok(record) })
             .try_collect()
             .await?;
-        found.retain(|record| record.id == manifest.id && record.repository == manifest.repository && record.format == manifest::FORMAT);
+        found.retain(|record| {
+            record.id == manifest.id
+                && record.repository == manifest.repository
+                && record.format == manifest::FORMAT
+        });
         found.sort_by_key(|record| record.at);
         Ok(found)
     }
@@ -371,7 +424,8 @@ impl Catalog {
     async fn read_pin(&self, home: &SnapshotHome) -> Result<Pin, CatalogError> {
         let bytes = read_small(self.store.as_ref(), &home.key(layout::PIN), SMALL_MAX_BYTES).await?;
         // A pin that does not parse still pins: keeping too much is the safe side.
-        Ok(serde_json::from_slice(&bytes).unwrap_or(Pin { at: DateTime::UNIX_EPOCH, reason: "unreadable pin".into() }))
+        Ok(serde_json::from_slice(&bytes)
+            .unwrap_or(Pin { at: DateTime::UNIX_EPOCH, reason: "unreadable pin".into() }))
     }
 
     /// Publishes a snapshot: the last object written, and the commit point.
@@ -386,14 +440,26 @@ impl Catalog {
     ///
     /// # Errors
     /// What the store says.
-    pub async fn record_verification(&self, home: &SnapshotHome, record: &Verification, key: &SigningKey) -> Result<(), CatalogError> {
-        let name = format!("verified-{}-{}.json", record.depth.as_str(), record.at.format("%Y%m%dT%H%M%S%3fZ"));
+    pub async fn record_verification(
+        &self,
+        home: &SnapshotHome,
+        record: &Verification,
+        key: &SigningKey,
+    ) -> Result<(), CatalogError> {
+        let name =
+            format!("verified-{}-{}.json", record.depth.as_str(), record.at.format("%Y%m%dT%H%M%S%3fZ"));
         self.write_signed(VERIFICATION_KIND, &home.key(&name), record, key).await
     }
 
-    async fn write_signed<T: Serialize>(&self, kind: &'static str, at: &ObjectKey, document: &T, key: &SigningKey) -> Result<(), CatalogError> {
-        let bytes =
-            signature::sign(kind, document, key).map_err(|source| CatalogError::Write { key: at.to_string(), source })?;
+    async fn write_signed<T: Serialize>(
+        &self,
+        kind: &'static str,
+        at: &ObjectKey,
+        document: &T,
+        key: &SigningKey,
+    ) -> Result<(), CatalogError> {
+        let bytes = signature::sign(kind, document, key)
+            .map_err(|source| CatalogError::Write { key: at.to_string(), source })?;
         self.store.put(at, Parts::whole(bytes)).await?;
         Ok(())
     }
@@ -404,7 +470,8 @@ impl Catalog {
     /// What the store says.
     pub async fn pin(&self, home: &SnapshotHome, pin: &Pin) -> Result<(), CatalogError> {
         let key = home.key(layout::PIN);
-        let bytes = serde_json::to_vec(pin).map_err(|source| CatalogError::Write { key: key.to_string(), source })?;
+        let bytes =
+            serde_json::to_vec(pin).map_err(|source| CatalogError::Write { key: key.to_string(), source })?;
         match self.store.put(&key, Parts::whole(bytes)).await {
             Ok(_) | Err(StoreError::Exists { .. }) => Ok(()),
             Err(error) => Err(error.into()),
@@ -421,7 +488,11 @@ impl Catalog {
 
     /// The folder of a snapshot of this cluster.
     pub fn home(&self, manifest: &Manifest) -> SnapshotHome {
-        SnapshotHome { cluster: self.cluster.clone(), database: manifest.database.clone(), id: manifest.id.clone() }
+        SnapshotHome {
+            cluster: self.cluster.clone(),
+            database: manifest.database.clone(),
+            id: manifest.id.clone(),
+        }
     }
 }
 
@@ -435,5 +506,6 @@ fn open_document<T: serde::de::DeserializeOwned>(
     bytes: &[u8],
     trusted: &[SignerKey],
 ) -> Result<T, CatalogError> {
-    signature::open(kind, bytes, trusted).map_err(|source| CatalogError::Untrusted { key: key.to_string(), source })
+    signature::open(kind, bytes, trusted)
+        .map_err(|source| CatalogError::Untrusted { key: key.to_string(), source })
 }

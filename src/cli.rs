@@ -39,7 +39,13 @@ pub struct Cli {
 #[derive(Debug, Clone, Args)]
 pub struct Global {
     /// The settings file; `conf.d/*.toml` beside it are read too
-    #[arg(long, value_name = "FILE", global = true, env = "BELAY_CONFIG", default_value = "/etc/belay/belay.toml")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        global = true,
+        env = "BELAY_CONFIG",
+        default_value = "/etc/belay/belay.toml"
+    )]
     pub config: PathBuf,
     /// One JSON object on standard output
     #[arg(long, global = true)]

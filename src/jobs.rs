@@ -123,10 +123,14 @@ impl WorkDirectory {
     /// Makes one under `parent`, which is made if it is missing.
     fn create(parent: &Path) -> Result<Self, JobError> {
         use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
-        let failed = |source| JobError::Disk { action: "make a directory in", path: parent.to_owned(), source };
+        let failed =
+            |source| JobError::Disk { action: "make a directory in", path: parent.to_owned(), source };
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(failed)?;
         let private = std::fs::Permissions::from_mode(0o700);
-        let made = tempfile::Builder::new().prefix(&format!("work-{}-", std::process::id())).permissions(private).tempdir_in(parent);
+        let made = tempfile::Builder::new()
+            .prefix(&format!("work-{}-", std::process::id()))
+            .permissions(private)
+            .tempdir_in(parent);
         made.map(Self).map_err(failed)
     }
 

@@ -54,5 +54,4 @@ pub mod catalog;
 
 pub mod jobs;
 
-
 pub mod cli;

@@ -36,7 +36,9 @@ fn carry_out(cli: Cli) -> Result<Report, Failure> {
         cli.global.config = config;
     }
     let settings = match &cli.verb {
-        Verb::Init(_) | Verb::Snapshot(_) | Verb::Verify(_) | Verb::Restore(_) => Some(host::load_settings(&cli.global.config)?),
+        Verb::Init(_) | Verb::Snapshot(_) | Verb::Verify(_) | Verb::Restore(_) => {
+            Some(host::load_settings(&cli.global.config)?)
+        }
     };
     let inputs = privileges::settle(&cli, settings.as_ref(), chrono::Utc::now())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -51,8 +53,10 @@ fn carry_out(cli: Cli) -> Result<Report, Failure> {
 
 /// Runs `work`; a signal drops it, which ends its children and sessions and publishes nothing.
 async fn until_signal(work: impl Future<Output = Result<Report, Failure>>) -> Result<Report, Failure> {
-    let listen = |kind| signal(kind).map_err(|error| Failure::new("start", ExitCode::Failed, error.to_string()));
-    let (mut interrupted, mut terminated) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    let listen =
+        |kind| signal(kind).map_err(|error| Failure::new("start", ExitCode::Failed, error.to_string()));
+    let (mut interrupted, mut terminated) =
+        (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
     tokio::select! {
         done = work => done,
         _ = interrupted.recv() => Err(stopped(ExitCode::Interrupted, "interrupted")),

@@ -299,7 +299,11 @@ impl Opener {
         let mut reader = self.open(sealed)?.take(plain_bytes + 1);
         reader.read_to_end(&mut plain).map_err(SealError::Damaged)?;
         let same = plain.len() as u64 == plain_bytes && Digest256::blake3(&plain) == plain_blake3;
-        if same { Ok(plain) } else { Err(SealError::Damaged(io::Error::other("its contents are not those of the manifest"))) }
+        if same {
+            Ok(plain)
+        } else {
+            Err(SealError::Damaged(io::Error::other("its contents are not those of the manifest")))
+        }
     }
 }
 
@@ -345,7 +349,8 @@ mod tests {
             if noise() % 3 == 0 {
                 plain.extend_from_slice(&noise().to_le_bytes());
             } else {
-                plain.extend_from_slice(format!("{}\tcustomer\t{}\n", noise() % 1000, noise() % 7).as_bytes());
+                plain
+                    .extend_from_slice(format!("{}\tcustomer\t{}\n", noise() % 1000, noise() % 7).as_bytes());
             }
         }
         plain.truncate(bytes);
@@ -355,7 +360,8 @@ mod tests {
     #[test]
     fn sealed_bytes_open_again_at_every_length() {
         let (sealer, opener) = sealer_and_opener();
-        let lengths = [0, 1, 2, 1000, MEMBER_BYTES - 1, MEMBER_BYTES, MEMBER_BYTES + 1, 3 * MEMBER_BYTES + 77];
+        let lengths =
+            [0, 1, 2, 1000, MEMBER_BYTES - 1, MEMBER_BYTES, MEMBER_BYTES + 1, 3 * MEMBER_BYTES + 77];
         for (seed, bytes) in lengths.into_iter().enumerate() {
             let plain = plain_of(bytes, seed as u64);
             let (sealed, record) = sealer.seal(&plain).unwrap();
@@ -396,7 +402,8 @@ mod tests {
     #[test]
     fn noise_seals_to_hardly_more_than_itself() {
         let (sealer, _) = sealer_and_opener();
-        let noise: Vec<u8> = (0..4_000_000u32).flat_map(|n| blake3::hash(&n.to_le_bytes()).as_bytes()[..1].to_vec()).collect();
+        let noise: Vec<u8> =
+            (0..4_000_000u32).flat_map(|n| blake3::hash(&n.to_le_bytes()).as_bytes()[..1].to_vec()).collect();
         let (sealed, _) = sealer.seal(&noise).unwrap();
         assert!(sealed.len() < noise.len() + noise.len() / 100);
     }
@@ -409,8 +416,16 @@ mod tests {
             let mut flipped = sealed.to_vec();
             flipped[at] ^= 1;
             assert!(opener.open_checked(&flipped, &record).is_err(), "flip at {at}");
-            assert!(opener.open_plain(&flipped, record.plain_bytes, record.plain_blake3, Vec::new()).is_err(), "flip at {at}");
-            assert!(opener.open_plain(&sealed[..at], record.plain_bytes, record.plain_blake3, Vec::new()).is_err(), "cut at {at}");
+            assert!(
+                opener.open_plain(&flipped, record.plain_bytes, record.plain_blake3, Vec::new()).is_err(),
+                "flip at {at}"
+            );
+            assert!(
+                opener
+                    .open_plain(&sealed[..at], record.plain_bytes, record.plain_blake3, Vec::new())
+                    .is_err(),
+                "cut at {at}"
+            );
         }
         let (other, _) = sealer.seal(&plain_of(100_000, 4)).unwrap();
         assert!(matches!(opener.open_checked(&other, &record), Err(SealError::Damaged(_))));
@@ -433,6 +448,9 @@ mod tests {
             writer.write_all(&plain_of(2_000_000, 9)).unwrap();
         }
         let mut back = Vec::new();
-        assert!(opener.open(kept.as_slice()).is_err_and(|_| true) || opener.open(kept.as_slice()).unwrap().read_to_end(&mut back).is_err());
+        assert!(
+            opener.open(kept.as_slice()).is_err_and(|_| true)
+                || opener.open(kept.as_slice()).unwrap().read_to_end(&mut back).is_err()
+        );
     }
 }

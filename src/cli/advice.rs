@@ -55,10 +55,16 @@ fn advice_on(error: &(dyn Error + 'static)) -> Advice {
         return Some((ExitCode::Usage, None));
     }
     if error.is::<KeyError>() {
-        return said(ExitCode::Usage, "`belay init` makes the keys of a host; [keys] in the settings says where they are");
+        return said(
+            ExitCode::Usage,
+            "`belay init` makes the keys of a host; [keys] in the settings says where they are",
+        );
     }
     if error.is::<LedgerError>() {
-        return said(ExitCode::Failed, "the ledger lies in the state directory; it holds no snapshot, only the record of runs");
+        return said(
+            ExitCode::Failed,
+            "the ledger lies in the state directory; it holds no snapshot, only the record of runs",
+        );
     }
     if let Some(LockError::Busy { .. }) = error.downcast_ref() {
         return said(ExitCode::Busy, "wait for the other run, or look at it with `belay status`");
@@ -87,9 +93,10 @@ fn on_seal(error: &SealError) -> Advice {
             said(ExitCode::Failed, "give the identity of one of the recipients that `belay show` names")
         }
         SealError::NoRecipient => said(ExitCode::Usage, "set recipients in [keys], or run `belay init`"),
-        SealError::NotAge(_) | SealError::Damaged(_) => {
-            said(ExitCode::Problem, "choose another snapshot (`belay list`); `belay verify` names everything that is damaged")
-        }
+        SealError::NotAge(_) | SealError::Damaged(_) => said(
+            ExitCode::Problem,
+            "choose another snapshot (`belay list`); `belay verify` names everything that is damaged",
+        ),
         SealError::Seal(_) => None,
     }
 }
@@ -107,7 +114,9 @@ fn on_signature(error: &SignatureError) -> Advice {
 fn on_job(error: &JobError) -> Advice {
     match error {
         JobError::Refused { .. } => Some((ExitCode::Refused, None)),
-        JobError::NotProven { .. } => said(ExitCode::Problem, "nothing was replaced; verify the snapshot, or choose another"),
+        JobError::NotProven { .. } => {
+            said(ExitCode::Problem, "nothing was replaced; verify the snapshot, or choose another")
+        }
         JobError::NoIdentity { .. } => {
             said(ExitCode::Usage, "set identity_file in [keys], or give --identity with the offline identity")
         }
@@ -119,7 +128,9 @@ fn on_postgres(error: &PostgresError) -> Advice {
     let failed = |hint: &str| said(ExitCode::Failed, hint);
     let rights = "grant pg_read_all_data to the role in [database.NAME], or use the cluster's superuser";
     match error {
-        PostgresError::NoDatabase { .. } => said(ExitCode::NotFound, "name it in [database.NAME], or look with `psql -l`"),
+        PostgresError::NoDatabase { .. } => {
+            said(ExitCode::NotFound, "name it in [database.NAME], or look with `psql -l`")
+        }
         PostgresError::Connect { .. } => {
             failed("check host, port, user and password_file in [database.NAME]; is the server running?")
         }
@@ -128,13 +139,15 @@ fn on_postgres(error: &PostgresError) -> Advice {
             "something holds or waits for an exclusive lock, such as a migration; run again later, or raise lock_timeout",
         ),
         PostgresError::NoSpace { .. } => failed("make room on the server's disk; nothing was replaced"),
-        PostgresError::ToolMissing { wanted, .. } => {
-            failed(&format!("install postgresql-client-{wanted} (or newer), or set bin_directory in [cluster]"))
-        }
+        PostgresError::ToolMissing { wanted, .. } => failed(&format!(
+            "install postgresql-client-{wanted} (or newer), or set bin_directory in [cluster]"
+        )),
         PostgresError::ServerMissing { major, .. } => failed(&format!(
             "install postgresql-{major} on this machine (no cluster of it needs to run), or set bin_directory in [cluster]"
         )),
-        PostgresError::ToolFailed { messages, .. } if messages.contains("permission denied") => failed(rights),
+        PostgresError::ToolFailed { messages, .. } if messages.contains("permission denied") => {
+            failed(rights)
+        }
         PostgresError::ToolFailed { messages, .. } if messages.contains("server version mismatch") => {
             failed("install the client programs of the server's version, or set bin_directory in [cluster]")
         }
@@ -157,9 +170,10 @@ fn on_store(error: &StoreError) -> Advice {
         StoreError::Denied { .. } => {
             said(ExitCode::Failed, "the repository must be writable by the user that belay runs as")
         }
-        StoreError::Missing { .. } => {
-            said(ExitCode::Problem, "an object of the snapshot is missing; `belay verify` names everything that is")
-        }
+        StoreError::Missing { .. } => said(
+            ExitCode::Problem,
+            "an object of the snapshot is missing; `belay verify` names everything that is",
+        ),
         _ => None,
     }
 }
@@ -170,9 +184,10 @@ fn on_catalog(error: &CatalogError) -> Advice {
         CatalogError::NoRepository { .. } => {
             said(ExitCode::NotFound, "`belay init` creates one; check url in [repository]")
         }
-        CatalogError::ForeignWriter { .. } => {
-            said(ExitCode::Refused, "if this host replaces the other, `belay init --takeover` makes it the writer")
-        }
+        CatalogError::ForeignWriter { .. } => said(
+            ExitCode::Refused,
+            "if this host replaces the other, `belay init --takeover` makes it the writer",
+        ),
         CatalogError::Format { .. } => {
             said(ExitCode::Problem, "it was written by a newer belay: use that version or a newer one")
         }

@@ -38,8 +38,9 @@ impl Host {
         let trusted = keys.trusted_signers.clone();
         let catalog = open_catalog(store, &settings.cluster.name, trusted).await?;
         let host = Self { settings, keys, catalog, path: settings::search_path() };
-        scratch::sweep(&host.scratch_directory())
-            .map_err(|error| Failure::new("empty the scratch directory", ExitCode::Failed, error.to_string()))?;
+        scratch::sweep(&host.scratch_directory()).map_err(|error| {
+            Failure::new("empty the scratch directory", ExitCode::Failed, error.to_string())
+        })?;
         Ok(host)
     }
 
@@ -56,7 +57,8 @@ impl Host {
         let configured = &self.settings.keys.recipients;
         let texts = if configured.is_empty() { &self.catalog.record().recipients } else { configured };
         let recipients: Result<Vec<_>, _> = texts.iter().map(|text| parse_recipient(text)).collect();
-        Sealer::new(recipients.map_err(Failure::of("read the recipients"))?).map_err(Failure::of("read the recipients"))
+        Sealer::new(recipients.map_err(Failure::of("read the recipients"))?)
+            .map_err(Failure::of("read the recipients"))
     }
 
     /// Opens with the host's identities, if it has any.
@@ -98,12 +100,15 @@ impl Host {
                     && !self.settings.cluster.except.contains(*name)
                     && all.iter().all(|section| &section.connection.database != *name)
             };
-            let found: Vec<_> = names.iter().filter(is_meant).map(|name| self.settings.cluster_database(name)).collect();
+            let found: Vec<_> =
+                names.iter().filter(is_meant).map(|name| self.settings.cluster_database(name)).collect();
             all.extend(found);
         }
         if all.is_empty() {
             let failure = Failure::new("find databases", ExitCode::Usage, "the settings name no database");
-            return Err(failure.with_hint("add a section [database.NAME], or databases = \"all\" in [cluster]"));
+            return Err(
+                failure.with_hint("add a section [database.NAME], or databases = \"all\" in [cluster]")
+            );
         }
         Ok(all)
     }
@@ -131,7 +136,11 @@ pub fn key_paths(settings: &Settings) -> KeyPaths {
     let mut paths = KeyPaths::in_directory(&settings.state.directory.join("keys"));
     let credentials = settings::credentials_directory();
     let credential = |name: &str| {
-        credentials.as_ref().map(|directory| directory.join(name)).filter(|path| path.exists()).map(KeyFile::Credential)
+        credentials
+            .as_ref()
+            .map(|directory| directory.join(name))
+            .filter(|path| path.exists())
+            .map(KeyFile::Credential)
     };
     let named = |path: &Option<PathBuf>| path.clone().map(KeyFile::Required);
     if let Some(file) = named(&settings.keys.identity_file).or_else(|| credential("identity.txt")) {
@@ -162,6 +171,10 @@ pub fn open_store(url: &RepositoryUrl) -> Result<Arc<dyn Store>, Failure> {
 ///
 /// # Errors
 /// [`Failure`] when there is none, or it is not to be believed.
-pub async fn open_catalog(store: Arc<dyn Store>, cluster: &str, trusted: Vec<SignerKey>) -> Result<Catalog, Failure> {
+pub async fn open_catalog(
+    store: Arc<dyn Store>,
+    cluster: &str,
+    trusted: Vec<SignerKey>,
+) -> Result<Catalog, Failure> {
     Catalog::open(store, cluster, trusted).await.map_err(Failure::of("open the repository"))
 }

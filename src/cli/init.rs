@@ -51,7 +51,10 @@ pub async fn run(global: &Global, args: InitArgs, inputs: Inputs) -> Result<Repo
         return Err(Failure::new("init", ExitCode::Usage, text).with_hint(hint));
     }
     let keys = own_keys(&settings)?;
-    let signing = keys.signing.as_ref().ok_or_else(|| Failure::new("init", ExitCode::Usage, "there is no signing key"))?;
+    let signing = keys
+        .signing
+        .as_ref()
+        .ok_or_else(|| Failure::new("init", ExitCode::Usage, "there is no signing key"))?;
     let recipients: Vec<String> = if has_recipients {
         settings.keys.recipients.clone()
     } else {
@@ -72,7 +75,8 @@ pub async fn run(global: &Global, args: InitArgs, inputs: Inputs) -> Result<Repo
         create_repository(&settings.repository.url)?;
         let store = open_store(&settings.repository.url)?;
         Catalog::create(store.as_ref(), &record, signing).await.map_err(|error| {
-            Failure::of("init")(error).with_hint("`belay init --takeover` makes this host the writer of a repository that exists")
+            Failure::of("init")(error)
+                .with_hint("`belay init --takeover` makes this host the writer of a repository that exists")
         })?;
         record
     };
@@ -126,10 +130,17 @@ fn report(settings: &Settings, keys: &HostKeys, record: &RepositoryRecord) -> Re
         created_at: record.created_at,
         signer: record.signer.clone(),
         host_recipient: host_recipients.first().cloned(),
-        offline_recipients: record.recipients.iter().filter(|recipient| !host_recipients.contains(recipient)).cloned().collect(),
+        offline_recipients: record
+            .recipients
+            .iter()
+            .filter(|recipient| !host_recipients.contains(recipient))
+            .cloned()
+            .collect(),
     });
     let path = settings.state.directory.join("recovery-kit.txt");
-    write_kit(&path, &kit).map_err(|error| Failure::new("write the recovery kit", ExitCode::Failed, format!("{}: {error}", path.display())))?;
+    write_kit(&path, &kit).map_err(|error| {
+        Failure::new("write the recovery kit", ExitCode::Failed, format!("{}: {error}", path.display()))
+    })?;
     let text = format!(
         "{kit}\nThe above is the recovery kit, also in {}. Print it, or store it away from this host.\n",
         path.display()
@@ -143,7 +154,8 @@ fn report(settings: &Settings, keys: &HostKeys, record: &RepositoryRecord) -> Re
 
 fn write_kit(path: &std::path::Path, text: &str) -> std::io::Result<()> {
     use std::os::unix::fs::OpenOptionsExt as _;
-    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    let mut file =
+        std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()
 }

@@ -45,14 +45,16 @@ pub fn settle(cli: &Cli, settings: Option<&Settings>, now: DateTime<Utc>) -> Res
 fn read_inputs(cli: &Cli, now: DateTime<Utc>) -> Result<Inputs, Failure> {
     let mut inputs = Inputs::default();
     if let Some(path) = cli.verb.identity_file() {
-        let bytes = std::fs::read(path)
-            .map_err(|error| Failure::new("read the identity", ExitCode::Usage, format!("{}: {error}", path.display())))?;
+        let bytes = std::fs::read(path).map_err(|error| {
+            Failure::new("read the identity", ExitCode::Usage, format!("{}: {error}", path.display()))
+        })?;
         inputs.identity = Some((path.display().to_string(), bytes));
     }
     if let Verb::Init(args) = &cli.verb
         && let Some(path) = &args.offline_identity
     {
-        inputs.offline_recipient = Some(crate::keys::write_offline_identity(path, now).map_err(Failure::of("init"))?);
+        inputs.offline_recipient =
+            Some(crate::keys::write_offline_identity(path, now).map_err(Failure::of("init"))?);
     }
     Ok(inputs)
 }
@@ -61,7 +63,9 @@ fn user_to_become(settings: Option<&Settings>) -> Result<Option<User>, Failure> 
     let failed = |text: String| Failure::new("give up root", ExitCode::Usage, text);
     if let Some(name) = settings.and_then(|settings| settings.cluster.run_as.as_deref()) {
         let found = User::from_name(name).map_err(|error| failed(error.to_string()))?;
-        return found.map(Some).ok_or_else(|| failed(format!("there is no user {name} (run_as in [cluster])")));
+        return found
+            .map(Some)
+            .ok_or_else(|| failed(format!("there is no user {name} (run_as in [cluster])")));
     }
     let found = match settings.and_then(owner_of_cluster) {
         Some(uid) => User::from_uid(uid),
@@ -93,7 +97,8 @@ fn hand_over(settings: &Settings, user: &User) -> Result<(), Failure> {
 
 fn make_for(directory: &Path, user: &User) -> std::io::Result<()> {
     use std::os::unix::fs::DirBuilderExt as _;
-    let missing: Vec<PathBuf> = directory.ancestors().take_while(|path| !path.exists()).map(Path::to_owned).collect();
+    let missing: Vec<PathBuf> =
+        directory.ancestors().take_while(|path| !path.exists()).map(Path::to_owned).collect();
     for path in missing.iter().rev() {
         // Only the last one is ours; those above are ordinary directories.
         let mode = if path == directory { 0o700 } else { 0o755 };
@@ -107,7 +112,9 @@ fn make_for(directory: &Path, user: &User) -> std::io::Result<()> {
 }
 
 fn become_user(user: &User) -> Result<(), Failure> {
-    let failed = |error: nix::Error| Failure::new("give up root", ExitCode::Failed, format!("become {}: {error}", user.name));
+    let failed = |error: nix::Error| {
+        Failure::new("give up root", ExitCode::Failed, format!("become {}: {error}", user.name))
+    };
     let name = std::ffi::CString::new(user.name.as_str())
         .map_err(|_| Failure::new("give up root", ExitCode::Usage, "the user's name has a NUL"))?;
     nix::unistd::initgroups(&name, user.gid).map_err(failed)?;

@@ -15,7 +15,12 @@ const BAR_PAUSE: Duration = Duration::from_millis(100);
 const LINE_PAUSE: Duration = Duration::from_secs(5);
 
 /// Runs `work`, showing `progress` meanwhile.
-pub async fn shown<T>(global: &Global, title: &str, progress: &Arc<Progress>, work: impl Future<Output = T>) -> T {
+pub async fn shown<T>(
+    global: &Global,
+    title: &str,
+    progress: &Arc<Progress>,
+    work: impl Future<Output = T>,
+) -> T {
     if global.quiet {
         return work.await;
     }
@@ -46,7 +51,11 @@ fn bar(global: &Global) -> ProgressBar {
     } else {
         "{prefix:.bold}: {msg} [{wide_bar:.cyan}] {bytes}/{total_bytes} {binary_bytes_per_sec} eta {eta}"
     };
-    bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "));
+    bar.set_style(
+        ProgressStyle::with_template(template)
+            .unwrap_or_else(|_| ProgressStyle::default_bar())
+            .progress_chars("=> "),
+    );
     bar
 }
 

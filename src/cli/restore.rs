@@ -70,9 +70,12 @@ pub async fn run(global: &Global, args: RestoreArgs, inputs: Inputs) -> Result<R
     let host = Host::open(&global.config).await?;
     let database = host.database(&args.database)?;
     let opener = opener_of(&inputs)?.or_else(|| host.opener());
-    let opener = opener.ok_or(crate::jobs::JobError::NoIdentity { action: "open the snapshot" }).map_err(Failure::of(&title))?;
+    let opener = opener
+        .ok_or(crate::jobs::JobError::NoIdentity { action: "open the snapshot" })
+        .map_err(Failure::of(&title))?;
     let listing = host.catalog.list().await.map_err(Failure::of(&title))?;
-    let entry = listing.select(Some(&database.connection.database), &args.from).map_err(Failure::of(&title))?;
+    let entry =
+        listing.select(Some(&database.connection.database), &args.from).map_err(Failure::of(&title))?;
     let request = request(&args, &host, &database, entry);
     if args.plan {
         let source = Source { catalog: &host.catalog, entry, opener: &opener };
@@ -81,7 +84,8 @@ pub async fn run(global: &Global, args: RestoreArgs, inputs: Inputs) -> Result<R
         return Ok(plan_report(&plan));
     }
     let state = &host.settings.state.directory;
-    let _database = StateLock::exclusive(state, &LockName::database(request.destination.name())).map_err(Failure::of(&title))?;
+    let _database = StateLock::exclusive(state, &LockName::database(request.destination.name()))
+        .map_err(Failure::of(&title))?;
     let _repository = StateLock::shared(state, &LockName::repository()).map_err(Failure::of(&title))?;
     let ledger = host.ledger().await?;
     recover::settle(&ledger, request.connection).await.map_err(Failure::of(&title))?;
@@ -97,15 +101,21 @@ pub async fn run(global: &Global, args: RestoreArgs, inputs: Inputs) -> Result<R
     };
     let name = database.connection.database.clone();
     let id = entry.manifest.id.to_string();
-    let restored = super::recorded(&ledger, JobKind::Restore, Some(&name), &title, |_: &Restored| id.clone(), async {
-        let work = restore::restore(&means, &request, Utc::now);
-        shown(global, &title, &progress, work).await.map_err(Failure::of(&title))
-    })
-    .await?;
+    let restored =
+        super::recorded(&ledger, JobKind::Restore, Some(&name), &title, |_: &Restored| id.clone(), async {
+            let work = restore::restore(&means, &request, Utc::now);
+            shown(global, &title, &progress, work).await.map_err(Failure::of(&title))
+        })
+        .await?;
     Ok(report(&restored, &id))
 }
 
-fn request<'a>(args: &RestoreArgs, host: &Host, database: &'a DatabaseSettings, entry: &'a crate::catalog::Entry) -> Request<'a> {
+fn request<'a>(
+    args: &RestoreArgs,
+    host: &Host,
+    database: &'a DatabaseSettings,
+    entry: &'a crate::catalog::Entry,
+) -> Request<'a> {
     Request {
         entry,
         destination: match &args.into {
@@ -157,7 +167,10 @@ fn plan_report(plan: &RestorePlan) -> Report {
         plan.free_bytes.map(|free| format!(", {} free", bytes_text(free))).unwrap_or_default(),
     );
     if let Some(estimate) = plan.estimate_ms {
-        text.push_str(&format!("  its last restore into a scratch cluster took {}\n", duration_text(estimate)));
+        text.push_str(&format!(
+            "  its last restore into a scratch cluster took {}\n",
+            duration_text(estimate)
+        ));
     }
     if !plan.missing_roles.is_empty() {
         text.push_str(&format!("  would make the roles {}\n", plan.missing_roles.join(", ")));

@@ -49,21 +49,31 @@ pub async fn run(global: &Global, args: SnapshotArgs) -> Result<Report, Failure>
     let mut failures = failures.into_iter();
     let Some(first) = failures.next() else { return Ok(report(text, taken)) };
     if !text.is_empty() {
-        super::report::print_notice(&format!("taken before the failure: {}", text.trim().replace('\n', "; ")));
+        super::report::print_notice(&format!(
+            "taken before the failure: {}",
+            text.trim().replace('\n', "; ")
+        ));
     }
     failures.for_each(|failure| super::report::print_failure(&failure, false));
     Err(first)
 }
 
-async fn take_one(global: &Global, host: &Host, ledger: &Ledger, database: &DatabaseSettings) -> Result<Taken, Failure> {
+async fn take_one(
+    global: &Global,
+    host: &Host,
+    ledger: &Ledger,
+    database: &DatabaseSettings,
+) -> Result<Taken, Failure> {
     let title = format!("snapshot {}", database.key);
     let state = &host.settings.state.directory;
-    let _database = StateLock::exclusive(state, &LockName::database(&database.connection.database)).map_err(Failure::of(&title))?;
+    let _database = StateLock::exclusive(state, &LockName::database(&database.connection.database))
+        .map_err(Failure::of(&title))?;
     // A sweep of unreferenced chunks must not run while chunks are stored that no manifest names yet.
     let _repository = StateLock::shared(state, &LockName::repository()).map_err(Failure::of(&title))?;
     recover::settle(ledger, &database.connection).await.map_err(Failure::of(&title))?;
     let signing = host.keys.signing.as_ref();
-    let signing = signing.ok_or_else(|| Failure::new(&title, ExitCode::Usage, "there is no signing key on this host"))?;
+    let signing = signing
+        .ok_or_else(|| Failure::new(&title, ExitCode::Usage, "there is no signing key on this host"))?;
     let (sealer, progress) = (host.sealer()?, Arc::new(Progress::default()));
     let means = snapshot::Means {
         catalog: &host.catalog,
@@ -75,10 +85,17 @@ async fn take_one(global: &Global, host: &Host, ledger: &Ledger, database: &Data
         progress: &progress,
     };
     let name = database.connection.database.clone();
-    super::recorded(ledger, JobKind::Snapshot, Some(&name), &title, |taken: &Taken| taken.manifest.id.to_string(), async {
-        let work = snapshot::take(&means, database, rand::random(), Utc::now);
-        shown(global, &title, &progress, work).await.map_err(Failure::of(&title))
-    })
+    super::recorded(
+        ledger,
+        JobKind::Snapshot,
+        Some(&name),
+        &title,
+        |taken: &Taken| taken.manifest.id.to_string(),
+        async {
+            let work = snapshot::take(&means, database, rand::random(), Utc::now);
+            shown(global, &title, &progress, work).await.map_err(Failure::of(&title))
+        },
+    )
     .await
 }
 

@@ -15,28 +15,39 @@ use crate::settings::Settings;
 ///
 /// # Errors
 /// [`Failure`] when there is no repository, or its signer is not trusted.
-pub async fn take_over(settings: &Settings, fresh: RepositoryRecord, keys: &HostKeys) -> Result<RepositoryRecord, Failure> {
+pub async fn take_over(
+    settings: &Settings,
+    fresh: RepositoryRecord,
+    keys: &HostKeys,
+) -> Result<RepositoryRecord, Failure> {
     let store = open_store(&settings.repository.url)?;
-    let catalog = Catalog::open(store.clone(), &settings.cluster.name, keys.trusted_signers.clone()).await.map_err(|error| {
-        let is_stranger = matches!(error, CatalogError::Untrusted { .. });
-        let failure = Failure::of("take over the repository")(error);
-        if is_stranger {
-            let path = settings.state.directory.join("keys/trusted-signers.txt");
-            failure.with_hint(format!("write the signer's key from the recovery kit into {}", path.display()))
-        } else {
-            failure
-        }
-    })?;
+    let catalog = Catalog::open(store.clone(), &settings.cluster.name, keys.trusted_signers.clone())
+        .await
+        .map_err(|error| {
+            let is_stranger = matches!(error, CatalogError::Untrusted { .. });
+            let failure = Failure::of("take over the repository")(error);
+            if is_stranger {
+                let path = settings.state.directory.join("keys/trusted-signers.txt");
+                failure.with_hint(format!(
+                    "write the signer's key from the recovery kit into {}",
+                    path.display()
+                ))
+            } else {
+                failure
+            }
+        })?;
     let old = catalog.record().clone();
     let mut former_signers = old.former_signers;
     if old.signer != fresh.signer && !former_signers.contains(&old.signer) {
         former_signers.push(old.signer);
     }
-    let record = RepositoryRecord { repository: old.repository, created_at: old.created_at, former_signers, ..fresh };
-    let signing = keys
-        .signing
-        .as_ref()
-        .ok_or_else(|| Failure::new("take over the repository", ExitCode::Usage, "there is no signing key"))?;
-    Catalog::replace_record(store.as_ref(), &record, signing).await.map_err(Failure::of("take over the repository"))?;
+    let record =
+        RepositoryRecord { repository: old.repository, created_at: old.created_at, former_signers, ..fresh };
+    let signing = keys.signing.as_ref().ok_or_else(|| {
+        Failure::new("take over the repository", ExitCode::Usage, "there is no signing key")
+    })?;
+    Catalog::replace_record(store.as_ref(), &record, signing)
+        .await
+        .map_err(Failure::of("take over the repository"))?;
     Ok(record)
 }

@@ -85,10 +85,17 @@ pub async fn run(global: &Global, args: VerifyArgs, inputs: Inputs) -> Result<Re
     };
     let title = format!("verify {}", entry.manifest.id);
     let name = entry.manifest.database.clone();
-    let verified = super::recorded(&ledger, JobKind::Verify, Some(&name), &title, |v: &Verified| v.record.id.to_string(), async {
-        let work = verify::verify(&means, entry, depth, Utc::now);
-        shown(global, &title, &progress, work).await.map_err(Failure::of(&title))
-    })
+    let verified = super::recorded(
+        &ledger,
+        JobKind::Verify,
+        Some(&name),
+        &title,
+        |v: &Verified| v.record.id.to_string(),
+        async {
+            let work = verify::verify(&means, entry, depth, Utc::now);
+            shown(global, &title, &progress, work).await.map_err(Failure::of(&title))
+        },
+    )
     .await?;
     Ok(report(&verified))
 }
@@ -97,9 +104,18 @@ fn report(verified: &Verified) -> Report {
     let record = &verified.record;
     let mut text = format!("{}  {}: ", record.id, record.depth.as_str());
     if record.is_ok {
-        text.push_str(&format!("ok, {} tables and {} rows compared in {}\n", record.tables_compared, record.rows_compared, duration_text(record.elapsed_ms)));
+        text.push_str(&format!(
+            "ok, {} tables and {} rows compared in {}\n",
+            record.tables_compared,
+            record.rows_compared,
+            duration_text(record.elapsed_ms)
+        ));
     } else {
-        text.push_str(&format!("{} problem(s) in {}\n", record.problems.len(), duration_text(record.elapsed_ms)));
+        text.push_str(&format!(
+            "{} problem(s) in {}\n",
+            record.problems.len(),
+            duration_text(record.elapsed_ms)
+        ));
     }
     text.extend(record.problems.iter().map(|problem| format!("  problem: {problem}\n")));
     text.extend(verified.notes.iter().map(|note| format!("  note: {note}\n")));

@@ -72,7 +72,13 @@ impl Source<'_> {
     ///
     /// # Errors
     /// [`JobError::Object`] when it differs from the manifest; what store and disk say.
-    pub async fn spool_sealed(&self, name: &str, record: &ObjectRecord, directory: &Path, progress: &Progress) -> Result<PathBuf, JobError> {
+    pub async fn spool_sealed(
+        &self,
+        name: &str,
+        record: &ObjectRecord,
+        directory: &Path,
+        progress: &Progress,
+    ) -> Result<PathBuf, JobError> {
         let key = self.entry.home.key(name);
         let path = directory.join(name);
         let mut file = private_file(&path).map_err(|source| spool_error(&path, source))?;
@@ -98,7 +104,8 @@ impl Source<'_> {
         mut to: W,
         progress: &Arc<Progress>,
     ) -> Result<Result<(), SealError>, JobError> {
-        let (opener, progress, record, sealed) = (self.opener.clone(), Arc::clone(progress), record.clone(), sealed.to_owned());
+        let (opener, progress, record, sealed) =
+            (self.opener.clone(), Arc::clone(progress), record.clone(), sealed.to_owned());
         blocking(move || Ok::<_, JobError>(open_into(&opener, &sealed, &mut to, &record, &progress))).await
     }
 
@@ -171,7 +178,10 @@ impl StoredCheck {
     /// An [`io::Error`] that says what differs.
     pub fn finish(self, stored_bytes: u64, stored_sha256: crate::rules::digest::Digest256) -> io::Result<()> {
         if self.stored_bytes != stored_bytes {
-            return Err(io::Error::other(format!("it has {} bytes, the manifest says {stored_bytes}", self.stored_bytes)));
+            return Err(io::Error::other(format!(
+                "it has {} bytes, the manifest says {stored_bytes}",
+                self.stored_bytes
+            )));
         }
         if crate::rules::digest::Digest256::from(self.sha256) != stored_sha256 {
             return Err(io::Error::other("its SHA-256 is not that of the manifest"));
@@ -223,7 +233,11 @@ pub struct Loaded {
 /// # Errors
 /// [`JobError::Object`] for anything in the store that is not as the manifest says; what
 /// PostgreSQL says of the rest. The database is of no use then.
-pub async fn load(source: &Source<'_>, inventory: &Inventory, target: &Target<'_>) -> Result<Loaded, JobError> {
+pub async fn load(
+    source: &Source<'_>,
+    inventory: &Inventory,
+    target: &Target<'_>,
+) -> Result<Loaded, JobError> {
     let objects = &source.entry.manifest.objects;
     let mut loaded = Loaded::default();
     target.progress.enter("loading the schema");
@@ -231,9 +245,13 @@ pub async fn load(source: &Source<'_>, inventory: &Inventory, target: &Target<'_
     loaded.accepted.extend(run_pg_restore(target, &["--section=pre-data"], &schema, 1).await?);
 
     target.progress.enter("loading tables");
-    target.progress.expect(chunked(inventory).flat_map(|(_, parts)| parts).map(|part| part.plain_bytes).sum());
-    let data = source.spool_sealed(layout::DATA, &objects.data, target.work_directory, target.progress).await?;
-    let (rows, accepted) = futures::try_join!(load_chunks(source, inventory, target), load_data(source, target, &data))?;
+    target
+        .progress
+        .expect(chunked(inventory).flat_map(|(_, parts)| parts).map(|part| part.plain_bytes).sum());
+    let data =
+        source.spool_sealed(layout::DATA, &objects.data, target.work_directory, target.progress).await?;
+    let (rows, accepted) =
+        futures::try_join!(load_chunks(source, inventory, target), load_data(source, target, &data))?;
     loaded.rows = rows;
     loaded.accepted.extend(accepted);
 
@@ -251,22 +269,40 @@ fn chunked(inventory: &Inventory) -> impl Iterator<Item = (&TableRecord, &Vec<Ch
 }
 
 /// Opens the schema archive into the work directory: pg_restore needs to seek in it.
-pub(super) async fn open_schema(source: &Source<'_>, directory: &Path, progress: &Arc<Progress>) -> Result<PathBuf, JobError> {
+pub(super) async fn open_schema(
+    source: &Source<'_>,
+    directory: &Path,
+    progress: &Arc<Progress>,
+) -> Result<PathBuf, JobError> {
     let record = source.entry.manifest.objects.schema.clone();
     let sealed = source.spool_sealed(layout::SCHEMA, &record, directory, progress).await?;
     let path = directory.join("schema.dump");
     let file = private_file(&path).map_err(|source| spool_error(&path, source))?;
     let opened = source.pump_opened(&sealed, &record, file, progress).await?;
-    opened.map_err(|error| JobError::Object { key: source.entry.home.key(layout::SCHEMA).to_string(), source: error })?;
-    std::fs::remove_file(&sealed).map_err(|source| JobError::Disk { action: "remove", path: sealed, source })?;
+    opened.map_err(|error| JobError::Object {
+        key: source.entry.home.key(layout::SCHEMA).to_string(),
+        source: error,
+    })?;
+    std::fs::remove_file(&sealed).map_err(|source| JobError::Disk {
+        action: "remove",
+        path: sealed,
+        source,
+    })?;
     Ok(path)
 }
 
 /// Opens a spooled object into `to`, comparing what passes with the manifest.
-fn open_into(opener: &Opener, sealed: &Path, to: &mut impl Write, record: &ObjectRecord, progress: &Progress) -> Result<(), SealError> {
+fn open_into(
+    opener: &Opener,
+    sealed: &Path,
+    to: &mut impl Write,
+    record: &ObjectRecord,
+    progress: &Progress,
+) -> Result<(), SealError> {
     let file = std::fs::File::open(sealed).map_err(SealError::Damaged)?;
     let mut plain = PlainCheck { to, hasher: blake3::Hasher::new() };
-    let plain_bytes = pump(opener.open(file)?, &mut plain, |_| progress.beat()).map_err(SealError::Damaged)?;
+    let plain_bytes =
+        pump(opener.open(file)?, &mut plain, |_| progress.beat()).map_err(SealError::Damaged)?;
     let digest: crate::rules::digest::Digest256 = plain.hasher.finalize().into();
     if plain_bytes != record.plain_bytes || digest != record.plain_blake3 {
         return Err(SealError::Damaged(io::Error::other("its contents are not those of the manifest")));
@@ -291,7 +327,12 @@ impl<W: Write> Write for PlainCheck<'_, W> {
     }
 }
 
-async fn run_pg_restore(target: &Target<'_>, arguments: &[&str], archive: &Path, jobs: usize) -> Result<Vec<String>, JobError> {
+async fn run_pg_restore(
+    target: &Target<'_>,
+    arguments: &[&str],
+    archive: &Path,
+    jobs: usize,
+) -> Result<Vec<String>, JobError> {
     let mut command = pg_restore(target);
     command.args(arguments).arg(format!("--jobs={jobs}")).arg(archive);
     let watched = heartbeat(target.progress, tools::run(command)).await;
@@ -339,7 +380,10 @@ async fn load_data(source: &Source<'_>, target: &Target<'_>, sealed: &Path) -> R
     let (opened, ended) = heartbeat(target.progress, async { tokio::join!(opened, tool.reap()) }).await;
     // A pg_restore that failed explains more than the pipe that it left.
     let accepted = accepted(target.errors, ended)?;
-    opened?.map_err(|error| JobError::Object { key: source.entry.home.key(layout::DATA).to_string(), source: error })?;
+    opened?.map_err(|error| JobError::Object {
+        key: source.entry.home.key(layout::DATA).to_string(),
+        source: error,
+    })?;
     Ok(accepted)
 }
 
@@ -359,7 +403,11 @@ enum Method {
 }
 
 /// Loads the large tables with several sessions; one that is most of the whole is shared.
-async fn load_chunks(source: &Source<'_>, inventory: &Inventory, target: &Target<'_>) -> Result<BTreeMap<(String, String), u64>, JobError> {
+async fn load_chunks(
+    source: &Source<'_>,
+    inventory: &Inventory,
+    target: &Target<'_>,
+) -> Result<BTreeMap<(String, String), u64>, JobError> {
     let loads = Mutex::new(divide(inventory, target.jobs));
     let rows = Mutex::new(BTreeMap::new());
     let workers = (0..target.jobs).map(|_| async {
@@ -396,7 +444,12 @@ fn divide(inventory: &Inventory, jobs: usize) -> Vec<Load<'_>> {
     loads
 }
 
-async fn load_part(source: &Source<'_>, target: &Target<'_>, session: &mut sqlx::PgConnection, load: &Load<'_>) -> Result<u64, JobError> {
+async fn load_part(
+    source: &Source<'_>,
+    target: &Target<'_>,
+    session: &mut sqlx::PgConnection,
+    load: &Load<'_>,
+) -> Result<u64, JobError> {
     let table = load.table;
     let name = qualified(&table.schema, &table.name);
     let action = format!("load table {name}");

@@ -95,12 +95,17 @@ async fn compare_rows(
             let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let Some(table) = next else { return Ok::<_, JobError>(()) };
             let problem = compare_table(table, claim.loaded, proof, &mut session, progress).await?;
-            found.lock().unwrap_or_else(PoisonError::into_inner).insert((&table.schema, &table.name), problem);
+            found
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert((&table.schema, &table.name), problem);
         }
     });
     futures::future::try_join_all(workers).await?;
     drop(queue);
-    proven.problems.extend(found.into_inner().unwrap_or_else(PoisonError::into_inner).into_values().flatten());
+    proven
+        .problems
+        .extend(found.into_inner().unwrap_or_else(PoisonError::into_inner).into_values().flatten());
     proven.tables = claim.inventory.tables.len() as u64;
     proven.rows = claim.inventory.tables.iter().map(|table| table.tally.rows).sum();
     Ok(())
@@ -117,7 +122,9 @@ async fn compare_table(
     let taken = loaded.rows.get(&(table.schema.clone(), table.name.clone()));
     if let (Proof::Sent, Some(rows)) = (proof, taken) {
         let differs = *rows != table.tally.rows;
-        return Ok(differs.then(|| format!("table {name} has {rows} rows, the snapshot has {}", table.tally.rows)));
+        return Ok(
+            differs.then(|| format!("table {name} has {rows} rows, the snapshot has {}", table.tally.rows))
+        );
     }
     // Rows of small tables went through pg_restore, which says nothing of their number: read back.
     let select = select_rows(&table.schema, &table.name, &table.columns, table.condition.as_deref());
@@ -133,7 +140,9 @@ async fn compare_table(
         tally if tally.rows != table.tally.rows => {
             Some(format!("table {name} has {} rows, the snapshot has {}", tally.rows, table.tally.rows))
         }
-        tally => Some(format!("table {name} has the same number of rows, {}, but other contents", tally.rows)),
+        tally => {
+            Some(format!("table {name} has the same number of rows, {}, but other contents", tally.rows))
+        }
     })
 }
 
@@ -142,7 +151,11 @@ fn is_missing_object(error: &sqlx::Error) -> bool {
     matches!(code.as_deref(), Some("42P01" | "42703" | "3F000"))
 }
 
-async fn tally_select(session: &mut PgConnection, select: &str, progress: &Progress) -> Result<RowTally, PostgresError> {
+async fn tally_select(
+    session: &mut PgConnection,
+    select: &str,
+    progress: &Progress,
+) -> Result<RowTally, PostgresError> {
     let mut copy = CopyOut::start(session, select, "read a table back").await?;
     let (mut tally, mut text) = (RowTally::default(), Vec::new());
     loop {
@@ -155,7 +168,11 @@ async fn tally_select(session: &mut PgConnection, select: &str, progress: &Progr
     }
 }
 
-async fn compare_sequences(inventory: &Inventory, session: &mut PgConnection, proven: &mut Proven) -> Result<(), JobError> {
+async fn compare_sequences(
+    inventory: &Inventory,
+    session: &mut PgConnection,
+    proven: &mut Proven,
+) -> Result<(), JobError> {
     let found = describe::sequences(session).await?;
     for record in &inventory.sequences {
         let name = qualified(&record.schema, &record.name);
@@ -171,16 +188,28 @@ async fn compare_sequences(inventory: &Inventory, session: &mut PgConnection, pr
     Ok(())
 }
 
-async fn compare_structures(inventory: &Inventory, session: &mut PgConnection, proven: &mut Proven) -> Result<(), JobError> {
+async fn compare_structures(
+    inventory: &Inventory,
+    session: &mut PgConnection,
+    proven: &mut Proven,
+) -> Result<(), JobError> {
     let found: BTreeSet<String> = describe::structures(session).await?.into_iter().collect();
     let wanted: BTreeSet<String> = inventory.structures.iter().cloned().collect();
     // An index that was invalid is rebuilt by a restore, and valid then: better than it was.
-    let is_there = |name: &str| found.contains(name) || name.strip_suffix(" (invalid)").is_some_and(|valid| found.contains(valid));
-    proven.problems.extend(wanted.iter().filter(|name| !is_there(name)).map(|name| format!("{name} is missing")));
+    let is_there = |name: &str| {
+        found.contains(name) || name.strip_suffix(" (invalid)").is_some_and(|valid| found.contains(valid))
+    };
+    proven
+        .problems
+        .extend(wanted.iter().filter(|name| !is_there(name)).map(|name| format!("{name} is missing")));
     Ok(())
 }
 
-async fn compare_extensions(inventory: &Inventory, session: &mut PgConnection, proven: &mut Proven) -> Result<(), JobError> {
+async fn compare_extensions(
+    inventory: &Inventory,
+    session: &mut PgConnection,
+    proven: &mut Proven,
+) -> Result<(), JobError> {
     let found = describe::extensions(session).await?;
     for wanted in &inventory.extensions {
         match found.iter().find(|extension| extension.name == wanted.name) {
@@ -195,9 +224,16 @@ async fn compare_extensions(inventory: &Inventory, session: &mut PgConnection, p
     Ok(())
 }
 
-async fn compare_large_objects(inventory: &Inventory, session: &mut PgConnection, progress: &Progress, proven: &mut Proven) -> Result<(), JobError> {
+async fn compare_large_objects(
+    inventory: &Inventory,
+    session: &mut PgConnection,
+    progress: &Progress,
+    proven: &mut Proven,
+) -> Result<(), JobError> {
     let Some(wanted) = inventory.large_objects else {
-        proven.notes.push("large objects were not readable when the snapshot was taken, and are not compared".into());
+        proven
+            .notes
+            .push("large objects were not readable when the snapshot was taken, and are not compared".into());
         return Ok(());
     };
     let Some(select) = describe::select_large_objects(session).await? else {
@@ -247,7 +283,9 @@ async fn compare_schema(
         // Only where they differ are the texts themselves of interest: read them once more.
         let wanted = archive_line(archive()?, connection, tools, number).await?;
         let found = database_line(connection, tools, number).await?;
-        proven.problems.push(format!("the schema is not that of the snapshot: {wanted:?} there is {found:?} here"));
+        proven
+            .problems
+            .push(format!("the schema is not that of the snapshot: {wanted:?} there is {found:?} here"));
     }
     Ok(())
 }
@@ -284,7 +322,12 @@ fn hash_of_line(line: &[u8]) -> u64 {
     words.fold(0, |sum: u64, word| sum.wrapping_add(xxh3_64(word)))
 }
 
-async fn archive_line(archive: File, connection: &Connection, tools: &Tools, number: usize) -> Result<String, JobError> {
+async fn archive_line(
+    archive: File,
+    connection: &Connection,
+    tools: &Tools,
+    number: usize,
+) -> Result<String, JobError> {
     let keep = move |(at, kept): &mut (usize, String), line: &[u8]| {
         if *at == number {
             *kept = String::from_utf8_lossy(line).trim_end().to_owned();
@@ -296,7 +339,13 @@ async fn archive_line(archive: File, connection: &Connection, tools: &Tools, num
 
 fn dump_schema(connection: &Connection, tools: &Tools) -> Result<RunningTool, PostgresError> {
     let mut command = tools.command("pg_dump", connection);
-    command.args(["--format=custom", "--compress=0", "--no-password", "--section=pre-data", "--section=post-data"]);
+    command.args([
+        "--format=custom",
+        "--compress=0",
+        "--no-password",
+        "--section=pre-data",
+        "--section=post-data",
+    ]);
     RunningTool::start(command, Streams::Out)
 }
 

@@ -21,8 +21,8 @@ use super::prove::{self, Claim, Proof};
 use super::{JobError, Progress, Stopwatch, WorkDirectory, until_stalled};
 use crate::catalog::{Catalog, Entry};
 use crate::ledger::{Ledger, Loading};
-use crate::postgres::{describe, session};
 use crate::postgres::tools::Tools;
+use crate::postgres::{describe, session};
 use crate::rules::globals;
 use crate::rules::layout;
 use crate::rules::manifest::Inventory;
@@ -109,13 +109,20 @@ pub struct Restored {
 /// [`JobError::Refused`] with every reason, before anything is touched; [`JobError::NotProven`]
 /// when what was loaded is not the snapshot. After any error the database that had the name has
 /// it still, and what was loaded is dropped.
-pub async fn restore(means: &Means<'_>, request: &Request<'_>, clock: fn() -> DateTime<Utc>) -> Result<Restored, JobError> {
+pub async fn restore(
+    means: &Means<'_>,
+    request: &Request<'_>,
+    clock: fn() -> DateTime<Utc>,
+) -> Result<Restored, JobError> {
     let watch = Stopwatch::start();
     let source = Source { catalog: means.catalog, entry: request.entry, opener: means.opener };
     let inventory = source.inventory().await?;
     let plan = plan::plan(request, &inventory).await?;
     if !plan.refusals.is_empty() {
-        return Err(JobError::Refused { action: format!("restore into {}", plan.into), reasons: plan.refusals });
+        return Err(JobError::Refused {
+            action: format!("restore into {}", plan.into),
+            reasons: plan.refusals,
+        });
     }
     let marker = format!("belay:loading:{}{}", layout::tail(rand::random()), layout::tail(rand::random()));
     let work = restore_as_planned(means, request, &source, &inventory, plan, &marker, clock);
@@ -125,7 +132,10 @@ pub async fn restore(means: &Means<'_>, request: &Request<'_>, clock: fn() -> Da
         Err(error) => {
             // The error that stopped the restore is the one to hear of; what this leaves is
             // dropped by the next run.
-            let _ = recover::drop_loading(means.ledger, request.connection, |loading| loading.loading.marker == marker).await;
+            let _ = recover::drop_loading(means.ledger, request.connection, |loading| {
+                loading.loading.marker == marker
+            })
+            .await;
             Err(error)
         }
     }
@@ -142,12 +152,20 @@ async fn restore_as_planned(
 ) -> Result<Restored, JobError> {
     let maintenance = request.connection.with_database(session::MAINTENANCE_DATABASE);
     let mut session = session::connect(&maintenance).await?;
-    let tools = Tools::find(means.bin_directory, means.path, session::server_version_num(&mut session).await? / 10_000).await?;
+    let tools = Tools::find(
+        means.bin_directory,
+        means.path,
+        session::server_version_num(&mut session).await? / 10_000,
+    )
+    .await?;
     make_roles(source, &plan, &mut session).await?;
     let beside = Beside::create(means.ledger, inventory, &mut session, marker, clock()).await?;
     let (loaded, proven) = load_and_prove(means, request, source, inventory, &tools, &beside).await?;
     if !proven.problems.is_empty() {
-        return Err(JobError::NotProven { action: format!("restore {}", request.entry.manifest.id), problems: proven.problems });
+        return Err(JobError::NotProven {
+            action: format!("restore {}", request.entry.manifest.id),
+            problems: proven.problems,
+        });
     }
     means.progress.enter("taking the name");
     let previous_kept_as = match &request.destination {
@@ -155,9 +173,18 @@ async fn restore_as_planned(
             swap::take_free_name(&mut session, &beside, name, inventory).await?;
             None
         }
-        Destination::Swap(name) => {
-            Some(swap::take_over(means.ledger, &mut session, &beside, name, inventory, request.keep_replaced, clock()).await?)
-        }
+        Destination::Swap(name) => Some(
+            swap::take_over(
+                means.ledger,
+                &mut session,
+                &beside,
+                name,
+                inventory,
+                request.keep_replaced,
+                clock(),
+            )
+            .await?,
+        ),
     };
     means.ledger.forget_loading(&beside.marker).await?;
     Ok(Restored {
@@ -165,7 +192,13 @@ async fn restore_as_planned(
         previous_kept_as,
         rows: proven.rows,
         tables: proven.tables,
-        notes: proven.notes.into_iter().chain(loaded.accepted).chain(loaded.notes).chain(plan.warnings).collect(),
+        notes: proven
+            .notes
+            .into_iter()
+            .chain(loaded.accepted)
+            .chain(loaded.notes)
+            .chain(plan.warnings)
+            .collect(),
         elapsed_ms: 0,
     })
 }
@@ -190,12 +223,17 @@ async fn load_and_prove(
     };
     let loaded = load::load(source, inventory, &target).await?;
     let claim = Claim { manifest: &source.entry.manifest, inventory, loaded: &loaded };
-    let proven = prove::prove(&claim, &connection, tools, request.proof, request.jobs, means.progress).await?;
+    let proven =
+        prove::prove(&claim, &connection, tools, request.proof, request.jobs, means.progress).await?;
     Ok((loaded, proven))
 }
 
 /// Makes the roles that the snapshot needs and the cluster lacks.
-async fn make_roles(source: &Source<'_>, plan: &RestorePlan, session: &mut PgConnection) -> Result<(), JobError> {
+async fn make_roles(
+    source: &Source<'_>,
+    plan: &RestorePlan,
+    session: &mut PgConnection,
+) -> Result<(), JobError> {
     if plan.missing_roles.is_empty() {
         return Ok(());
     }
@@ -229,8 +267,21 @@ impl Beside {
         let system_identifier = describe::identity(session).await?.1.unwrap_or_default();
         let (temp_name, marker) = (name.clone(), marker.to_owned());
         // Written down first: a database that nobody knows of would never be dropped.
-        ledger.record_loading(&Loading { marker: marker.clone(), system_identifier, oid: None, temp_name, started_at: now }).await?;
-        session::run(session, "create the database to restore into", create_database(&quoted(&name), &inventory.properties)).await?;
+        ledger
+            .record_loading(&Loading {
+                marker: marker.clone(),
+                system_identifier,
+                oid: None,
+                temp_name,
+                started_at: now,
+            })
+            .await?;
+        session::run(
+            session,
+            "create the database to restore into",
+            create_database(&quoted(&name), &inventory.properties),
+        )
+        .await?;
         let comment = format!("COMMENT ON DATABASE {} IS {}", quoted(&name), literal(&marker));
         session::run(session, "mark the database to restore into", comment).await?;
         if let Some(oid) = describe::database_oid(session, &name).await? {

@@ -66,11 +66,27 @@ pub struct Taken {
 ///
 /// # Errors
 /// Everything that PostgreSQL, its programs, and the store can say; then nothing is listed.
-pub async fn take(means: &Means<'_>, database: &DatabaseSettings, noise: u32, clock: fn() -> DateTime<Utc>) -> Result<Taken, JobError> {
-    until_stalled(means.progress, database.stall_timeout, "take the snapshot", take_steadily(means, database, noise, clock)).await
+pub async fn take(
+    means: &Means<'_>,
+    database: &DatabaseSettings,
+    noise: u32,
+    clock: fn() -> DateTime<Utc>,
+) -> Result<Taken, JobError> {
+    until_stalled(
+        means.progress,
+        database.stall_timeout,
+        "take the snapshot",
+        take_steadily(means, database, noise, clock),
+    )
+    .await
 }
 
-async fn take_steadily(means: &Means<'_>, database: &DatabaseSettings, noise: u32, clock: fn() -> DateTime<Utc>) -> Result<Taken, JobError> {
+async fn take_steadily(
+    means: &Means<'_>,
+    database: &DatabaseSettings,
+    noise: u32,
+    clock: fn() -> DateTime<Utc>,
+) -> Result<Taken, JobError> {
     let watch = Stopwatch::start();
     means.catalog.check_writer(means.signing)?;
     means.progress.enter("opening the snapshot");
@@ -81,11 +97,9 @@ async fn take_steadily(means: &Means<'_>, database: &DatabaseSettings, noise: u3
         id: SnapshotId::new(clock(), noise),
     };
     let facts = Facts::read(&mut keeper, means, clock()).await?;
-    let (large, small): (Vec<Table>, Vec<Table>) = facts
-        .tables
-        .iter()
-        .cloned()
-        .partition(|table| table.layout == TableLayout::Heap && table.disk_bytes >= database.large_table_bytes);
+    let (large, small): (Vec<Table>, Vec<Table>) = facts.tables.iter().cloned().partition(|table| {
+        table.layout == TableLayout::Heap && table.disk_bytes >= database.large_table_bytes
+    });
 
     means.progress.enter("copying tables");
     means.progress.expect(facts.tables.iter().map(|table| table.disk_bytes).sum());
@@ -107,7 +121,12 @@ async fn take_steadily(means: &Means<'_>, database: &DatabaseSettings, noise: u3
     means.catalog.publish(&manifest, means.signing).await?;
 
     let (chunks_new, chunks_reused, chunk_bytes) = shelf.counts();
-    let own_bytes = [&manifest.objects.schema, &manifest.objects.data, &manifest.objects.globals, &manifest.objects.inventory];
+    let own_bytes = [
+        &manifest.objects.schema,
+        &manifest.objects.data,
+        &manifest.objects.globals,
+        &manifest.objects.inventory,
+    ];
     Ok(Taken {
         chunks_new,
         chunks_reused,
@@ -165,11 +184,20 @@ impl Facts {
         })
     }
 
-    fn inventory(&self, home: &SnapshotHome, copied: tables::Copied, after: Vec<Sequence>, archives: &Archives) -> Inventory {
+    fn inventory(
+        &self,
+        home: &SnapshotHome,
+        copied: tables::Copied,
+        after: Vec<Sequence>,
+        archives: &Archives,
+    ) -> Inventory {
         let mut tables: Vec<TableRecord> = copied.tables.into_iter().map(CopiedTable::into_record).collect();
         tables.sort_by(|a, b| (&a.schema, &a.name).cmp(&(&b.schema, &b.name)));
         let state_after = |before: &Sequence| {
-            after.iter().find(|s| s.schema == before.schema && s.name == before.name).map_or(before.state, |s| s.state)
+            after
+                .iter()
+                .find(|s| s.schema == before.schema && s.name == before.name)
+                .map_or(before.state, |s| s.state)
         };
         let sequences = self.sequences.iter().map(|before| SequenceRecord {
             schema: before.schema.clone(),
@@ -205,8 +233,12 @@ impl Facts {
         shelf: &ChunkShelf,
         finished_at: DateTime<Utc>,
     ) -> Manifest {
-        let objects =
-            Objects { schema: archives.schema, data: archives.data, globals: archives.globals, inventory: sealed_inventory };
+        let objects = Objects {
+            schema: archives.schema,
+            data: archives.data,
+            globals: archives.globals,
+            inventory: sealed_inventory,
+        };
         let chunks = shelf.used();
         let own = [&objects.schema, &objects.data, &objects.globals, &objects.inventory];
         let parts = || inventory.tables.iter().filter_map(|table| table.chunks.as_ref()).flatten();
@@ -228,8 +260,10 @@ impl Facts {
             belay_version: env!("CARGO_PKG_VERSION").into(),
             tables: inventory.tables.len() as u64,
             rows: inventory.tables.iter().map(|table| table.tally.rows).sum(),
-            plain_bytes: own.iter().map(|o| o.plain_bytes).sum::<u64>() + parts().map(|p| p.plain_bytes).sum::<u64>(),
-            stored_bytes: own.iter().map(|o| o.stored_bytes).sum::<u64>() + chunks.iter().map(|c| c.stored_bytes).sum::<u64>(),
+            plain_bytes: own.iter().map(|o| o.plain_bytes).sum::<u64>()
+                + parts().map(|p| p.plain_bytes).sum::<u64>(),
+            stored_bytes: own.iter().map(|o| o.stored_bytes).sum::<u64>()
+                + chunks.iter().map(|c| c.stored_bytes).sum::<u64>(),
             recipients: means.sealer.recipients(),
             objects,
             chunks,
@@ -237,7 +271,11 @@ impl Facts {
     }
 }
 
-async fn store_inventory(means: &Means<'_>, home: &SnapshotHome, inventory: &Inventory) -> Result<ObjectRecord, JobError> {
+async fn store_inventory(
+    means: &Means<'_>,
+    home: &SnapshotHome,
+    inventory: &Inventory,
+) -> Result<ObjectRecord, JobError> {
     let key = home.key(layout::INVENTORY);
     let json = serde_json::to_vec(inventory)
         .map_err(|source| crate::catalog::CatalogError::Write { key: key.to_string(), source })?;

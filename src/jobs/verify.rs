@@ -71,10 +71,16 @@ struct Findings {
 /// # Errors
 /// [`JobError::NoIdentity`] when the depth needs one; what keeps the verification itself from
 /// being made. A damaged snapshot is no error: see [`Verification::is_ok`].
-pub async fn verify(means: &Means<'_>, entry: &Entry, depth: Depth, clock: fn() -> DateTime<Utc>) -> Result<Verified, JobError> {
+pub async fn verify(
+    means: &Means<'_>,
+    entry: &Entry,
+    depth: Depth,
+    clock: fn() -> DateTime<Utc>,
+) -> Result<Verified, JobError> {
     let watch = Stopwatch::start();
     let work = find(means, entry, depth);
-    let mut findings = until_stalled(means.progress, means.stall_timeout, "verify the snapshot", work).await?;
+    let mut findings =
+        until_stalled(means.progress, means.stall_timeout, "verify the snapshot", work).await?;
     findings.damaged_chunks.sort();
     let record = Verification {
         format: manifest::FORMAT,
@@ -202,13 +208,21 @@ async fn read_object(means: &Means<'_>, object: &Expected) -> Result<Option<Stri
 }
 
 /// Decrypts and decompresses everything, lists the archives, counts and digests the rows.
-async fn open_again(means: &Means<'_>, source: &Source<'_>, inventory: &Inventory, findings: &mut Findings) -> Result<(), JobError> {
+async fn open_again(
+    means: &Means<'_>,
+    source: &Source<'_>,
+    inventory: &Inventory,
+    findings: &mut Findings,
+) -> Result<(), JobError> {
     means.progress.enter("opening every object");
-    let chunked: Vec<_> = inventory.tables.iter().filter_map(|table| Some((table, table.chunks.as_ref()?))).collect();
+    let chunked: Vec<_> =
+        inventory.tables.iter().filter_map(|table| Some((table, table.chunks.as_ref()?))).collect();
     means.progress.expect(chunked.iter().flat_map(|(_, parts)| *parts).map(|part| part.plain_bytes).sum());
     for (table, parts) in chunked {
         let mut tally = RowTally::default();
-        let mut checks = futures::stream::iter(parts).map(|part| open_chunk(means, source, part)).buffer_unordered(means.jobs);
+        let mut checks = futures::stream::iter(parts)
+            .map(|part| open_chunk(means, source, part))
+            .buffer_unordered(means.jobs);
         while let Some((part, problem)) = checks.try_next().await? {
             tally.add(part.tally);
             if let Some(problem) = problem {
@@ -217,13 +231,17 @@ async fn open_again(means: &Means<'_>, source: &Source<'_>, inventory: &Inventor
             }
         }
         if tally != table.tally {
-            findings.problems.push(format!("the chunks of a table do not add up to its {} rows", table.tally.rows));
+            findings
+                .problems
+                .push(format!("the chunks of a table do not add up to its {} rows", table.tally.rows));
         }
         findings.tables += 1;
         findings.rows += tally.rows;
     }
     let objects = &source.entry.manifest.objects;
-    let tools = Tools::find(means.bin_directory, means.path, source.entry.manifest.server_version_num / 10_000).await?;
+    let tools =
+        Tools::find(means.bin_directory, means.path, source.entry.manifest.server_version_num / 10_000)
+            .await?;
     for (name, record) in [(layout::SCHEMA, &objects.schema), (layout::DATA, &objects.data)] {
         findings.problems.extend(list_archive(means, source, &tools, name, record).await?);
     }
@@ -233,7 +251,11 @@ async fn open_again(means: &Means<'_>, source: &Source<'_>, inventory: &Inventor
     Ok(())
 }
 
-async fn open_chunk<'p>(means: &Means<'_>, source: &Source<'_>, part: &'p ChunkPart) -> Result<(&'p ChunkPart, Option<String>), JobError> {
+async fn open_chunk<'p>(
+    means: &Means<'_>,
+    source: &Source<'_>,
+    part: &'p ChunkPart,
+) -> Result<(&'p ChunkPart, Option<String>), JobError> {
     match source.chunk_text(part, Vec::new()).await {
         Ok(text) => {
             means.progress.advance(text.len());
@@ -261,8 +283,13 @@ async fn list_archive(
     let opened = source.pump_opened(&sealed, record, ListedPrefix(Some(stdin)), means.progress).await?;
     let listed = tool.reap().await;
     Ok(match (opened, listed) {
-        (Err(error), _) => Some(in_a_sentence(&JobError::Object { key: source.entry.home.key(name).to_string(), source: error })),
-        (Ok(()), Err(PostgresError::ToolFailed { messages, .. })) => Some(format!("{}: pg_restore does not list it: {messages}", source.entry.home.key(name))),
+        (Err(error), _) => Some(in_a_sentence(&JobError::Object {
+            key: source.entry.home.key(name).to_string(),
+            source: error,
+        })),
+        (Ok(()), Err(PostgresError::ToolFailed { messages, .. })) => {
+            Some(format!("{}: pg_restore does not list it: {messages}", source.entry.home.key(name)))
+        }
         (Ok(()), Err(error)) => return Err(error.into()),
         (Ok(()), Ok(_)) => None,
     })

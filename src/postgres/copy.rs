@@ -31,7 +31,11 @@ impl<'c> CopyOut<'c> {
     ///
     /// # Errors
     /// As [`PostgresError::of_query`] sorts them.
-    pub async fn start(session: &'c mut PgConnection, select: &str, action: &str) -> Result<Self, PostgresError> {
+    pub async fn start(
+        session: &'c mut PgConnection,
+        select: &str,
+        action: &str,
+    ) -> Result<Self, PostgresError> {
         let statement = format!("COPY ({select}) TO STDOUT");
         let stream = session
             .copy_out_raw(&statement)
@@ -45,12 +49,21 @@ impl<'c> CopyOut<'c> {
     ///
     /// # Errors
     /// As [`PostgresError::of_query`] sorts them. The session is of no more use then.
-    pub async fn fill(&mut self, out: &mut Vec<u8>, limit_bytes: usize, on_bytes: impl Fn(usize)) -> Result<CopyState, PostgresError> {
+    pub async fn fill(
+        &mut self,
+        out: &mut Vec<u8>,
+        limit_bytes: usize,
+        on_bytes: impl Fn(usize),
+    ) -> Result<CopyState, PostgresError> {
         loop {
             let row = match self.carried.take() {
                 Some(row) => Some(row),
                 // The server sends one row per message (protocol 3, section COPY Operations).
-                None => self.stream.try_next().await.map_err(|source| PostgresError::of_query(self.action.as_str(), source))?,
+                None => self
+                    .stream
+                    .try_next()
+                    .await
+                    .map_err(|source| PostgresError::of_query(self.action.as_str(), source))?,
             };
             let Some(row) = row else { return Ok(CopyState::End) };
             if !out.is_empty() && out.len() + row.len() > limit_bytes {
@@ -75,7 +88,11 @@ impl<'c> CopyIn<'c> {
     ///
     /// # Errors
     /// As [`PostgresError::of_query`] sorts them.
-    pub async fn start(session: &'c mut PgConnection, statement: &str, action: &str) -> Result<Self, PostgresError> {
+    pub async fn start(
+        session: &'c mut PgConnection,
+        statement: &str,
+        action: &str,
+    ) -> Result<Self, PostgresError> {
         let sink =
             session.copy_in_raw(statement).await.map_err(|source| PostgresError::of_query(action, source))?;
         Ok(Self { sink, action: action.into() })
@@ -87,7 +104,10 @@ impl<'c> CopyIn<'c> {
     /// As [`PostgresError::of_query`] sorts them. The session is of no more use then.
     pub async fn send(&mut self, text: &[u8], on_bytes: impl Fn(usize)) -> Result<(), PostgresError> {
         for message in text.chunks(MESSAGE_BYTES) {
-            self.sink.send(message).await.map_err(|source| PostgresError::of_query(self.action.as_str(), source))?;
+            self.sink
+                .send(message)
+                .await
+                .map_err(|source| PostgresError::of_query(self.action.as_str(), source))?;
             on_bytes(message.len());
         }
         Ok(())

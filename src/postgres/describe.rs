@@ -5,8 +5,8 @@
 
 use sqlx::postgres::{PgConnection, PgRow};
 
-use super::session::{column, rows};
 use super::PostgresError;
+use super::session::{column, rows};
 use crate::rules::manifest::{DatabaseProperties, Extension, Grant, SequenceState};
 use crate::rules::sql::{literal, qualified, quoted};
 
@@ -53,17 +53,27 @@ impl Table {
 /// The SELECT that reads the rows of one table, without those of its children.
 pub fn select_rows(schema: &str, name: &str, columns: &[String], condition: Option<&str>) -> String {
     let columns: Vec<_> = columns.iter().map(|column| quoted(column)).collect();
-    format!("SELECT {} FROM ONLY {} {}", columns.join(", "), qualified(schema, name), condition.unwrap_or_default())
+    format!(
+        "SELECT {} FROM ONLY {} {}",
+        columns.join(", "),
+        qualified(schema, name),
+        condition.unwrap_or_default()
+    )
 }
 
 /// `COPY "schema"."name" (columns)`, or without the list for a table without columns.
 pub fn copy_target(schema: &str, name: &str, columns: &[String]) -> String {
     let columns: Vec<_> = columns.iter().map(|column| quoted(column)).collect();
-    if columns.is_empty() { qualified(schema, name) } else { format!("{} ({})", qualified(schema, name), columns.join(", ")) }
+    if columns.is_empty() {
+        qualified(schema, name)
+    } else {
+        format!("{} ({})", qualified(schema, name), columns.join(", "))
+    }
 }
 
 /// Schemas whose contents are no business of a dump.
-const OWN_SCHEMAS: &str = "n.nspname !~ '^pg_(toast|temp)' AND n.nspname NOT IN ('pg_catalog', 'information_schema')";
+const OWN_SCHEMAS: &str =
+    "n.nspname !~ '^pg_(toast|temp)' AND n.nspname NOT IN ('pg_catalog', 'information_schema')";
 
 /// Lists every table whose rows pg_dump writes.
 ///
@@ -146,7 +156,10 @@ pub async fn sequences(session: &mut PgConnection) -> Result<Vec<Sequence>, Post
             ));
         }
         for row in rows(session, "read sequences", selects.join(" UNION ALL ")).await? {
-            let state = SequenceState { last_value: column(&row, "last_value")?, is_called: column(&row, "is_called")? };
+            let state = SequenceState {
+                last_value: column(&row, "last_value")?,
+                is_called: column(&row, "is_called")?,
+            };
             found.push(Sequence { schema: column(&row, "schema")?, name: column(&row, "name")?, state });
         }
     }
@@ -175,7 +188,11 @@ pub async fn structures(session: &mut PgConnection) -> Result<Vec<String>, Postg
              WHERE d.deptype = 'e' AND d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = t.oid) \
          ORDER BY 1"
     );
-    rows(session, "list indexes and constraints", sql).await?.iter().map(|row| column(row, "structure")).collect()
+    rows(session, "list indexes and constraints", sql)
+        .await?
+        .iter()
+        .map(|row| column(row, "structure"))
+        .collect()
 }
 
 /// Lists the extensions of the database.
@@ -186,7 +203,11 @@ pub async fn extensions(session: &mut PgConnection) -> Result<Vec<Extension>, Po
     let sql = "SELECT e.extname::text AS name, e.extversion AS version, n.nspname::text AS schema \
         FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace ORDER BY 1";
     let read = |row: &PgRow| {
-        Ok(Extension { name: column(row, "name")?, version: column(row, "version")?, schema: column(row, "schema")? })
+        Ok(Extension {
+            name: column(row, "name")?,
+            version: column(row, "version")?,
+            schema: column(row, "schema")?,
+        })
     };
     rows(session, "list extensions", sql).await?.iter().map(read).collect()
 }
@@ -242,7 +263,8 @@ pub async fn revisions(session: &mut PgConnection) -> Result<Vec<String>, Postgr
     let mut found = Vec::new();
     for row in rows(session, "look for a version table", sql).await? {
         let schema: String = column(&row, "schema")?;
-        let sql = format!("SELECT version_num::text AS version FROM {}", qualified(&schema, "alembic_version"));
+        let sql =
+            format!("SELECT version_num::text AS version FROM {}", qualified(&schema, "alembic_version"));
         for row in rows(session, "read the revisions", sql).await? {
             found.push(column(&row, "version")?);
         }
@@ -266,7 +288,11 @@ pub async fn identity(session: &mut PgConnection) -> Result<(u32, Option<String>
     let mut system_identifier = None;
     if column::<bool>(row, "readable")? {
         let sql = "SELECT system_identifier::text AS id FROM pg_catalog.pg_control_system()";
-        system_identifier = rows(session, "read the cluster's identity", sql).await?.first().map(|row| column(row, "id")).transpose()?;
+        system_identifier = rows(session, "read the cluster's identity", sql)
+            .await?
+            .first()
+            .map(|row| column(row, "id"))
+            .transpose()?;
     }
     Ok((u32::try_from(oid).unwrap_or_default(), system_identifier))
 }
@@ -275,7 +301,10 @@ pub async fn identity(session: &mut PgConnection) -> Result<(u32, Option<String>
 ///
 /// # Errors
 /// As [`PostgresError::of_query`] sorts them.
-pub async fn properties(session: &mut PgConnection, version_num: u32) -> Result<DatabaseProperties, PostgresError> {
+pub async fn properties(
+    session: &mut PgConnection,
+    version_num: u32,
+) -> Result<DatabaseProperties, PostgresError> {
     let provider = match version_num {
         150_000.. => "CASE d.datlocprovider WHEN 'i' THEN 'icu' WHEN 'b' THEN 'builtin' ELSE 'libc' END",
         _ => "'libc'::text",
@@ -324,7 +353,11 @@ async fn grants(session: &mut PgConnection) -> Result<Vec<Grant>, PostgresError>
         FROM pg_catalog.pg_database d, LATERAL pg_catalog.aclexplode(d.datacl) a \
         LEFT JOIN pg_catalog.pg_roles r ON r.oid = a.grantee WHERE d.datname = current_database() ORDER BY 1 NULLS FIRST, 2";
     let read = |row: &PgRow| {
-        Ok(Grant { grantee: column(row, "grantee")?, privilege: column(row, "privilege")?, is_grantable: column(row, "is_grantable")? })
+        Ok(Grant {
+            grantee: column(row, "grantee")?,
+            privilege: column(row, "privilege")?,
+            is_grantable: column(row, "is_grantable")?,
+        })
     };
     rows(session, "read the database's rights", sql).await?.iter().map(read).collect()
 }
@@ -377,7 +410,8 @@ pub async fn all_roles(session: &mut PgConnection) -> Result<Vec<String>, Postgr
 /// # Errors
 /// As [`PostgresError::of_query`] sorts them.
 pub async fn database_oid(session: &mut PgConnection, name: &str) -> Result<Option<u32>, PostgresError> {
-    let sql = format!("SELECT oid::bigint AS oid FROM pg_catalog.pg_database WHERE datname = {}", literal(name));
+    let sql =
+        format!("SELECT oid::bigint AS oid FROM pg_catalog.pg_database WHERE datname = {}", literal(name));
     let found = rows(session, "look for a database", sql).await?;
     let oid: Option<i64> = found.first().map(|row| column(row, "oid")).transpose()?;
     Ok(oid.and_then(|oid| u32::try_from(oid).ok()))
@@ -399,7 +433,10 @@ pub async fn database_name(session: &mut PgConnection, oid: u32) -> Result<Optio
 pub async fn drop_database(session: &mut PgConnection, name: &str) -> Result<(), PostgresError> {
     let refuse = format!("ALTER DATABASE {} IS_TEMPLATE false ALLOW_CONNECTIONS false", quoted(name));
     super::session::run(session, "keep sessions out", refuse).await?;
-    let end = format!("SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity WHERE datname = {}", literal(name));
+    let end = format!(
+        "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity WHERE datname = {}",
+        literal(name)
+    );
     rows(session, "end the sessions of the database", end).await?;
     super::session::run(session, "drop the database", format!("DROP DATABASE {}", quoted(name))).await
 }

@@ -36,7 +36,11 @@ impl ScratchCluster {
     /// [`PostgresError::ToolStart`] when the server's programs are not installed,
     /// [`PostgresError::ToolFailed`] when the cluster does not start.
     pub async fn start(parent: &Path, programs: &Path, superuser: &str) -> Result<Self, PostgresError> {
-        let directory = parent.join(format!("scratch-{}-{}", std::process::id(), crate::rules::layout::tail(rand::random())));
+        let directory = parent.join(format!(
+            "scratch-{}-{}",
+            std::process::id(),
+            crate::rules::layout::tail(rand::random())
+        ));
         let password: String = rand::rng().sample_iter(Alphanumeric).take(32).map(char::from).collect();
         let failed = |source| PostgresError::Pump { tool: "initdb".into(), source };
         prepare(&directory, &password).map_err(failed)?;
@@ -135,7 +139,8 @@ async fn initialize(directory: &Path, programs: &Path, superuser: &str) -> Resul
         .args(["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync"])
         .env("LC_ALL", "C");
     tools::run(command).await?;
-    std::fs::remove_file(directory.join("password")).map_err(|source| PostgresError::Pump { tool: "initdb".into(), source })
+    std::fs::remove_file(directory.join("password"))
+        .map_err(|source| PostgresError::Pump { tool: "initdb".into(), source })
 }
 
 fn serve(directory: &Path, programs: &Path, port: u16) -> Result<RunningTool, PostgresError> {
@@ -182,7 +187,8 @@ pub fn sweep(parent: &Path) -> io::Result<()> {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
         let maker = name.split('-').nth(1).and_then(|pid| pid.parse::<i32>().ok());
-        let is_left = maker.is_some_and(|pid| nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None).is_err());
+        let is_left =
+            maker.is_some_and(|pid| nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None).is_err());
         if is_left {
             end_orphan(&entry.path().join("data"));
             std::fs::remove_dir_all(entry.path())?;

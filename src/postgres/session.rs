@@ -108,7 +108,9 @@ where
 /// # Errors
 /// As [`PostgresError::of_query`] sorts them.
 pub async fn server_version_num(session: &mut PgConnection) -> Result<u32, PostgresError> {
-    let found = rows(session, "read the server's version", "SELECT current_setting('server_version_num')::int AS n").await?;
+    let found =
+        rows(session, "read the server's version", "SELECT current_setting('server_version_num')::int AS n")
+            .await?;
     let number: i32 = found.first().map(|row| column(row, "n")).transpose()?.unwrap_or_default();
     Ok(u32::try_from(number).unwrap_or_default())
 }
@@ -118,7 +120,8 @@ pub async fn server_version_num(session: &mut PgConnection) -> Result<u32, Postg
 /// # Errors
 /// As [`PostgresError::of_query`] sorts them.
 pub async fn databases(session: &mut PgConnection) -> Result<Vec<String>, PostgresError> {
-    let sql = "SELECT datname FROM pg_catalog.pg_database WHERE datallowconn AND NOT datistemplate ORDER BY 1";
+    let sql =
+        "SELECT datname FROM pg_catalog.pg_database WHERE datallowconn AND NOT datistemplate ORDER BY 1";
     rows(session, "list databases", sql).await?.iter().map(|row| column(row, "datname")).collect()
 }
 
@@ -162,8 +165,10 @@ impl Keeper {
             let tables = names(&mut connect(to).await?).await?;
             run(&mut session, "begin the snapshot", begin.clone()).await?;
             let locked = lock(&mut session, &tables).await;
-            let is_gone = |error: &PostgresError| matches!(error, PostgresError::Query { source, .. }
-                if source.as_database_error().and_then(|e| e.code()).as_deref() == Some("42P01"));
+            let is_gone = |error: &PostgresError| {
+                matches!(error, PostgresError::Query { source, .. }
+                if source.as_database_error().and_then(|e| e.code()).as_deref() == Some("42P01"))
+            };
             match locked {
                 // A table dropped between listing and locking: list again.
                 Err(error) if is_gone(&error) && attempt < LOCK_ATTEMPTS => {}

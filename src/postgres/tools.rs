@@ -39,7 +39,11 @@ impl Tools {
     ///
     /// # Errors
     /// [`PostgresError::ToolMissing`] when all that was found is older.
-    pub async fn find(preferred: Option<&Path>, path: &str, server_major: u32) -> Result<Self, PostgresError> {
+    pub async fn find(
+        preferred: Option<&Path>,
+        path: &str,
+        server_major: u32,
+    ) -> Result<Self, PostgresError> {
         let mut found: Vec<Self> = Vec::new();
         for directory in directories(preferred, path) {
             if let Some(tools) = Self::look_in(&directory).await {
@@ -54,7 +58,11 @@ impl Tools {
         usable.min_by_key(|tools| tools.major).ok_or_else(|| PostgresError::ToolMissing {
             tool: "pg_dump",
             wanted: server_major,
-            found: if versions.is_empty() { "there is none".into() } else { format!("there is only {}", versions.join(", ")) },
+            found: if versions.is_empty() {
+                "there is none".into()
+            } else {
+                format!("there is only {}", versions.join(", "))
+            },
         })
     }
 
@@ -67,7 +75,11 @@ impl Tools {
     ///
     /// # Errors
     /// [`PostgresError::ToolMissing`]
-    pub async fn find_server(preferred: Option<&Path>, path: &str, major: u32) -> Result<PathBuf, PostgresError> {
+    pub async fn find_server(
+        preferred: Option<&Path>,
+        path: &str,
+        major: u32,
+    ) -> Result<PathBuf, PostgresError> {
         let mut versions = Vec::new();
         for directory in directories(preferred, path) {
             let Some((version, found)) = version_of(&directory.join("postgres")).await else { continue };
@@ -76,7 +88,11 @@ impl Tools {
             }
             versions.push(version);
         }
-        let found = if versions.is_empty() { "there is none".into() } else { format!("there is only {}", versions.join(", ")) };
+        let found = if versions.is_empty() {
+            "there is none".into()
+        } else {
+            format!("there is only {}", versions.join(", "))
+        };
         Err(PostgresError::ServerMissing { major, found })
     }
 
@@ -177,7 +193,8 @@ impl RunningTool {
 
     fn spawn(mut command: Command) -> Result<Self, PostgresError> {
         let program = PathBuf::from(command.as_std().get_program());
-        let name = program.file_name().map_or_else(|| "child".into(), |name| name.to_string_lossy().into_owned());
+        let name =
+            program.file_name().map_or_else(|| "child".into(), |name| name.to_string_lossy().into_owned());
         command.stderr(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().map_err(|source| PostgresError::ToolStart { program, source })?;
         let stderr = child.stderr.take();
@@ -222,7 +239,8 @@ impl RunningTool {
     /// the end of what it wrote to standard error.
     pub async fn end(mut self) -> String {
         if let Some(pid) = self.child.id().and_then(|pid| i32::try_from(pid).ok()) {
-            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGQUIT);
+            let _ =
+                nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGQUIT);
         }
         let _ = self.child.wait().await;
         (&mut self.messages).await.unwrap_or_default()

@@ -74,7 +74,7 @@ fn split(text: &str) -> Vec<String> {
         if token == ";" {
             let statement = std::mem::take(&mut current).trim().to_owned();
             found.push(statement);
-        } else if !token.starts_with("--") && !(at_line_start && token.starts_with('\\')) {
+        } else if !(token.starts_with("--") || at_line_start && token.starts_with('\\')) {
             current.push_str(token);
         }
     }

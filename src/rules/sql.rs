@@ -13,7 +13,11 @@ pub fn quoted(name: &str) -> String {
 /// Quotes `text` as an SQL string, whatever `standard_conforming_strings` says.
 pub fn literal(text: &str) -> String {
     let doubled = text.replace('\'', "''");
-    if doubled.contains('\\') { format!("E'{}'", doubled.replace('\\', "\\\\")) } else { format!("'{doubled}'") }
+    if doubled.contains('\\') {
+        format!("E'{}'", doubled.replace('\\', "\\\\"))
+    } else {
+        format!("'{doubled}'")
+    }
 }
 
 /// `"schema"."name"`
@@ -62,7 +66,10 @@ pub fn database_properties(target: &str, properties: &DatabaseProperties) -> Vec
         format!("ALTER DATABASE {target} OWNER TO {}", quoted(&properties.owner)),
         format!("ALTER DATABASE {target} CONNECTION LIMIT {}", properties.connection_limit),
         format!("ALTER DATABASE {target} IS_TEMPLATE {}", properties.is_template),
-        format!("COMMENT ON DATABASE {target} IS {}", properties.comment.as_deref().map_or("NULL".into(), literal)),
+        format!(
+            "COMMENT ON DATABASE {target} IS {}",
+            properties.comment.as_deref().map_or("NULL".into(), literal)
+        ),
     ];
     if let Some(grants) = &properties.acl {
         sql.push(format!("REVOKE ALL ON DATABASE {target} FROM PUBLIC, {}", quoted(&properties.owner)));
@@ -81,7 +88,11 @@ pub fn database_properties(target: &str, properties: &DatabaseProperties) -> Vec
         sql.push(format!("{object} SET {} TO {}", quoted_parameter(name), parameter_value(name, value)));
     }
     for (provider, label) in &properties.security_labels {
-        sql.push(format!("SECURITY LABEL FOR {} ON DATABASE {target} IS {}", quoted(provider), literal(label)));
+        sql.push(format!(
+            "SECURITY LABEL FOR {} ON DATABASE {target} IS {}",
+            quoted(provider),
+            literal(label)
+        ));
     }
     sql
 }
@@ -108,7 +119,11 @@ fn parameter_value(name: &str, value: &str) -> String {
         return literal(value);
     }
     let items = list_items(value);
-    if items.is_empty() { "''".into() } else { items.iter().map(|item| literal(item)).collect::<Vec<_>>().join(", ") }
+    if items.is_empty() {
+        "''".into()
+    } else {
+        items.iter().map(|item| literal(item)).collect::<Vec<_>>().join(", ")
+    }
 }
 
 /// Splits `a, "B c", d` as PostgreSQL's SplitIdentifierString does, without folding case.

@@ -1,5 +1,12 @@
 //! Every integration test but the layer test, in one binary: Cargo links each file of `tests/` anew.
 
+#![allow(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "a test that panics has failed, as it should"
+)]
+
+mod chunks;
 mod fidelity;
 mod stores;
 mod world;

@@ -44,7 +44,8 @@ pub struct RestorePlan {
 /// # Errors
 /// What PostgreSQL says when asked; a reason to refuse is in the plan.
 pub async fn plan(request: &Request<'_>, inventory: &Inventory) -> Result<RestorePlan, JobError> {
-    let mut session = session::connect(&request.connection.with_database(session::MAINTENANCE_DATABASE)).await?;
+    let mut session =
+        session::connect(&request.connection.with_database(session::MAINTENANCE_DATABASE)).await?;
     let manifest = &request.entry.manifest;
     let present: BTreeSet<String> = describe::all_roles(&mut session).await?.into_iter().collect();
     let mut plan = RestorePlan {
@@ -68,7 +69,11 @@ pub async fn plan(request: &Request<'_>, inventory: &Inventory) -> Result<Restor
     Ok(plan)
 }
 
-async fn look_at_name(request: &Request<'_>, session: &mut sqlx::PgConnection, plan: &mut RestorePlan) -> Result<(), JobError> {
+async fn look_at_name(
+    request: &Request<'_>,
+    session: &mut sqlx::PgConnection,
+    plan: &mut RestorePlan,
+) -> Result<(), JobError> {
     let name = request.destination.name();
     let exists = describe::database_oid(session, name).await?.is_some();
     match &request.destination {
@@ -76,7 +81,9 @@ async fn look_at_name(request: &Request<'_>, session: &mut sqlx::PgConnection, p
             plan.refusals.push(format!("a database {name} exists already, and a restore never overwrites"));
         }
         Destination::Into(_) => {}
-        Destination::Swap(_) if !exists => plan.refusals.push(format!("there is no database {name} to take the name from")),
+        Destination::Swap(_) if !exists => {
+            plan.refusals.push(format!("there is no database {name} to take the name from"))
+        }
         Destination::Swap(_) if matches!(name, "postgres" | "template0" | "template1") => {
             plan.refusals.push(format!("{name} is one of the cluster's own databases and cannot be renamed"));
         }
@@ -100,27 +107,43 @@ async fn what_binds(session: &mut sqlx::PgConnection, name: &str) -> Result<Vec<
     Ok(found.iter().map(|row| column(row, "reason")).collect::<Result<_, _>>()?)
 }
 
-async fn look_at_server(taken_on: u32, session: &mut sqlx::PgConnection, plan: &mut RestorePlan) -> Result<(), JobError> {
+async fn look_at_server(
+    taken_on: u32,
+    session: &mut sqlx::PgConnection,
+    plan: &mut RestorePlan,
+) -> Result<(), JobError> {
     let here = session::server_version_num(session).await? / 10_000;
     let there = taken_on / 10_000;
     if here < there {
-        plan.warnings.push(format!("the snapshot is of PostgreSQL {there}, the server is {here}: what {here} does not know fails"));
+        plan.warnings.push(format!(
+            "the snapshot is of PostgreSQL {there}, the server is {here}: what {here} does not know fails"
+        ));
     }
     Ok(())
 }
 
-async fn look_at_parts(inventory: &Inventory, session: &mut sqlx::PgConnection, plan: &mut RestorePlan) -> Result<(), JobError> {
+async fn look_at_parts(
+    inventory: &Inventory,
+    session: &mut sqlx::PgConnection,
+    plan: &mut RestorePlan,
+) -> Result<(), JobError> {
     let sql = "SELECT name::text AS name FROM pg_catalog.pg_available_extensions";
     let found = rows(session, "list available extensions", sql).await?;
-    let available: BTreeSet<String> = found.iter().map(|row| column(row, "name")).collect::<Result<_, _>>()?;
+    let available: BTreeSet<String> =
+        found.iter().map(|row| column(row, "name")).collect::<Result<_, _>>()?;
     for extension in inventory.extensions.iter().filter(|extension| !available.contains(&extension.name)) {
-        plan.refusals.push(format!("extension {} {} is not installed on the server", extension.name, extension.version));
+        plan.refusals.push(format!(
+            "extension {} {} is not installed on the server",
+            extension.name, extension.version
+        ));
     }
     let sql = "SELECT spcname::text AS name FROM pg_catalog.pg_tablespace";
     let found = rows(session, "list tablespaces", sql).await?;
     let present: BTreeSet<String> = found.iter().map(|row| column(row, "name")).collect::<Result<_, _>>()?;
     for tablespace in inventory.tablespaces.iter().filter(|name| !present.contains(*name)) {
-        plan.refusals.push(format!("tablespace {tablespace} does not exist: make it first, on the disk that it should have"));
+        plan.refusals.push(format!(
+            "tablespace {tablespace} does not exist: make it first, on the disk that it should have"
+        ));
     }
     let properties = &inventory.properties;
     if properties.locale_provider == "libc" && !has_locale(&properties.collate, session).await? {
@@ -145,16 +168,21 @@ async fn has_locale(name: &str, session: &mut sqlx::PgConnection) -> Result<bool
     Ok(false)
 }
 
-async fn look_at_room(request: &Request<'_>, session: &mut sqlx::PgConnection, plan: &mut RestorePlan) -> Result<(), JobError> {
+async fn look_at_room(
+    request: &Request<'_>,
+    session: &mut sqlx::PgConnection,
+    plan: &mut RestorePlan,
+) -> Result<(), JobError> {
     if request.connection.is_local() {
         let sql = "SELECT CASE WHEN pg_catalog.pg_has_role('pg_read_all_settings', 'member') OR \
             (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user) \
             THEN current_setting('data_directory') END AS directory";
         let found = rows(session, "look where the cluster lies", sql).await?;
-        let directory: Option<String> = found.first().map(|row| column(row, "directory")).transpose()?.flatten();
+        let directory: Option<String> =
+            found.first().map(|row| column(row, "directory")).transpose()?.flatten();
         plan.free_bytes = directory.and_then(|directory| {
             let space = nix::sys::statvfs::statvfs(directory.as_str()).ok()?;
-            Some(u64::from(space.fragment_size()).saturating_mul(space.blocks_available()))
+            Some(space.fragment_size().saturating_mul(space.blocks_available()))
         });
     }
     match plan.free_bytes {

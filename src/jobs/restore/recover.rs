@@ -33,13 +33,22 @@ pub async fn settle(ledger: &Ledger, connection: &Connection) -> Result<Recovere
 
 async fn settle_swaps(ledger: &Ledger, connection: &Connection) -> Result<Recovered, JobError> {
     let mut recovered = Recovered::default();
-    let planned: Vec<_> = ledger.replaced().await?.into_iter().filter(|database| database.state == ReplacementState::Planned).collect();
+    let planned: Vec<_> = ledger
+        .replaced()
+        .await?
+        .into_iter()
+        .filter(|database| database.state == ReplacementState::Planned)
+        .collect();
     if planned.is_empty() {
         return Ok(recovered);
     }
     let mut session = session::connect(&connection.with_database(session::MAINTENANCE_DATABASE)).await?;
     let here = describe::identity(&mut session).await?.1.unwrap_or_default();
-    for database in planned.into_iter().map(|planned| planned.replacement).filter(|planned| planned.system_identifier == here) {
+    for database in planned
+        .into_iter()
+        .map(|planned| planned.replacement)
+        .filter(|planned| planned.system_identifier == here)
+    {
         let name = describe::database_name(&mut session, database.oid).await?;
         if name.as_deref() == Some(database.kept_name.as_str()) {
             ledger.confirm_replaced(&database.marker).await?;
@@ -66,7 +75,8 @@ pub async fn drop_loading(
     abandoned: impl Fn(&LoadingDatabase) -> bool,
 ) -> Result<Vec<String>, JobError> {
     let mut dropped = Vec::new();
-    let loading: Vec<_> = ledger.loading().await?.into_iter().filter(abandoned).map(|database| database.loading).collect();
+    let loading: Vec<_> =
+        ledger.loading().await?.into_iter().filter(abandoned).map(|database| database.loading).collect();
     if loading.is_empty() {
         return Ok(dropped);
     }

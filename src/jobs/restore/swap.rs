@@ -8,9 +8,9 @@ use sqlx::postgres::PgConnection;
 use super::Beside;
 use crate::jobs::JobError;
 use crate::ledger::{Ledger, Replacement};
+use crate::postgres::PostgresError;
 use crate::postgres::describe;
 use crate::postgres::session::{self, rows};
-use crate::postgres::PostgresError;
 use crate::rules::layout;
 use crate::rules::manifest::Inventory;
 use crate::rules::sql::{database_properties, literal, quoted};
@@ -20,7 +20,12 @@ const END_ATTEMPTS: u32 = 100;
 const END_PAUSE: Duration = Duration::from_millis(100);
 
 /// Renames the loaded database to a name that nobody has, with the snapshot's properties.
-pub async fn take_free_name(session: &mut PgConnection, beside: &Beside, name: &str, inventory: &Inventory) -> Result<(), JobError> {
+pub async fn take_free_name(
+    session: &mut PgConnection,
+    beside: &Beside,
+    name: &str,
+    inventory: &Inventory,
+) -> Result<(), JobError> {
     end_sessions(session, &beside.name).await?;
     let statements = renamed(beside, name, inventory);
     transaction(session, "give the restored database its name", statements).await
@@ -56,7 +61,12 @@ pub async fn take_over(
     ledger.record_replaced(&replaced).await?;
     let swapped = swap(session, beside, name, &replaced, inventory).await;
     if let Err(error) = swapped {
-        session::run(session, "let sessions in again", format!("ALTER DATABASE {} ALLOW_CONNECTIONS true", quoted(name))).await?;
+        session::run(
+            session,
+            "let sessions in again",
+            format!("ALTER DATABASE {} ALLOW_CONNECTIONS true", quoted(name)),
+        )
+        .await?;
         ledger.forget_replaced(&replaced.marker).await?;
         return Err(error);
     }
@@ -64,8 +74,19 @@ pub async fn take_over(
     Ok(kept_name)
 }
 
-async fn swap(session: &mut PgConnection, beside: &Beside, name: &str, replaced: &Replacement, inventory: &Inventory) -> Result<(), JobError> {
-    session::run(session, "keep sessions out", format!("ALTER DATABASE {} ALLOW_CONNECTIONS false", quoted(name))).await?;
+async fn swap(
+    session: &mut PgConnection,
+    beside: &Beside,
+    name: &str,
+    replaced: &Replacement,
+    inventory: &Inventory,
+) -> Result<(), JobError> {
+    session::run(
+        session,
+        "keep sessions out",
+        format!("ALTER DATABASE {} ALLOW_CONNECTIONS false", quoted(name)),
+    )
+    .await?;
     end_sessions(session, name).await?;
     end_sessions(session, &beside.name).await?;
     let kept = quoted(&replaced.kept_name);
@@ -85,7 +106,11 @@ fn renamed(beside: &Beside, name: &str, inventory: &Inventory) -> Vec<String> {
     statements
 }
 
-async fn transaction(session: &mut PgConnection, action: &str, statements: Vec<String>) -> Result<(), JobError> {
+async fn transaction(
+    session: &mut PgConnection,
+    action: &str,
+    statements: Vec<String>,
+) -> Result<(), JobError> {
     let sql = format!("BEGIN; {}; COMMIT", statements.join("; "));
     if let Err(error) = session::run(session, action, sql).await {
         // The session stands in an aborted transaction.

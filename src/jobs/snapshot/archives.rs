@@ -81,7 +81,8 @@ impl Dump<'_> {
         let mut session = session::connect(connection).await?;
         let sql = "SELECT has_table_privilege('pg_catalog.pg_authid', 'select') AS readable";
         let found = session::rows(&mut session, "look at the role's rights", sql).await?;
-        let may_read_passwords: bool = found.first().map(|row| session::column(row, "readable")).transpose()?.unwrap_or_default();
+        let may_read_passwords: bool =
+            found.first().map(|row| session::column(row, "readable")).transpose()?.unwrap_or_default();
         if !may_read_passwords {
             command.arg("--no-role-passwords");
         }
@@ -95,7 +96,11 @@ impl Dump<'_> {
     }
 
     /// Stores the schema archive, and has pg_restore write it as text to be digested meanwhile.
-    async fn schema(&self, key: &ObjectKey, digester: SchemaDigester) -> Result<(ObjectRecord, Digest256), JobError> {
+    async fn schema(
+        &self,
+        key: &ObjectKey,
+        digester: SchemaDigester,
+    ) -> Result<(ObjectRecord, Digest256), JobError> {
         let mut command = self.pg_dump();
         command.args(["--section=pre-data", "--section=post-data"]);
         let SchemaDigester { tool, stdin, digest } = digester;
@@ -112,7 +117,12 @@ impl Dump<'_> {
     }
 
     /// Seals what `command` writes into the object `key`, and copies it to `also`.
-    async fn stream_with<W: Write + Send + 'static>(&self, command: Command, key: &ObjectKey, also: W) -> Result<(ObjectRecord, W), JobError> {
+    async fn stream_with<W: Write + Send + 'static>(
+        &self,
+        command: Command,
+        key: &ObjectKey,
+        also: W,
+    ) -> Result<(ObjectRecord, W), JobError> {
         let mut tool = RunningTool::start(command, Streams::Out)?;
         let stdout = tool.stdout()?;
         let (sender, parts) = Parts::stream();
@@ -227,4 +237,3 @@ impl SchemaDigester {
         Ok(Self { tool, stdin, digest })
     }
 }
-

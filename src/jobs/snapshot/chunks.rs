@@ -14,7 +14,7 @@ use crate::keys::ChunkKey;
 use crate::rules::digest::{Digest256, RowTally};
 use crate::rules::layout;
 use crate::rules::manifest::{ChunkPart, ChunkRecord};
-use crate::seal::{SealError, Sealer};
+use crate::seal::Sealer;
 use crate::store::Parts;
 
 /// The chunks that exist, and those that this run uses.
@@ -45,8 +45,10 @@ impl ChunkShelf {
     pub async fn survey(means: &Means<'_>) -> Result<Self, JobError> {
         let mut reusable = means.catalog.list().await?.reusable_chunks();
         let stored = means.catalog.store().list(&layout::chunks_prefix(means.catalog.cluster())).await?;
-        let sizes: HashMap<&str, u64> =
-            stored.iter().filter_map(|object| Some((layout::chunk_name(&object.key)?, object.stored_bytes))).collect();
+        let sizes: HashMap<&str, u64> = stored
+            .iter()
+            .filter_map(|object| Some((layout::chunk_name(&object.key)?, object.stored_bytes)))
+            .collect();
         reusable.retain(|_, chunk| sizes.get(chunk.name.as_str()) == Some(&chunk.stored_bytes));
         let taken_names = sizes.keys().map(|name| (*name).to_owned()).collect();
         Ok(Self {
@@ -89,7 +91,7 @@ impl ChunkShelf {
             return Ok(Placed { record: record.clone(), origin: Origin::Reused });
         }
         let sealer = self.sealer.clone();
-        let (sealed, sums) = blocking(move || Ok::<_, SealError>(sealer.seal(&text)?)).await?;
+        let (sealed, sums) = blocking(move || sealer.seal(&text)).await?;
         // The name is taken by a damaged chunk or by litter of unknown worth.
         let name = if self.taken_names.contains(&chunk_id) {
             format!("{chunk_id}-{}", layout::tail(rand::random()))

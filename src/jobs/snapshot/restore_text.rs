@@ -6,7 +6,8 @@ use crate::rules::sql;
 /// The statements about the database itself, for psql with the variable `target`.
 pub fn database_sql(properties: &DatabaseProperties) -> DatabaseSql {
     let target = ":\"target\"";
-    let terminated = |statements: Vec<String>| statements.iter().map(|sql| format!("{sql};\n")).collect::<String>();
+    let terminated =
+        |statements: Vec<String>| statements.iter().map(|sql| format!("{sql};\n")).collect::<String>();
     DatabaseSql {
         create: terminated(vec![sql::create_database(target, properties)]),
         properties: terminated(sql::database_properties(target, properties)),

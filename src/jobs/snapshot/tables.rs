@@ -80,7 +80,8 @@ pub async fn copy_all(
     let tasks = Mutex::new(plan(database, facts, large, small));
     let results = Mutex::new(Results::default());
     let workers = (0..database.jobs).map(|_| async {
-        let mut session = session::join_snapshot(&database.connection, snapshot, database.lock_timeout).await?;
+        let mut session =
+            session::join_snapshot(&database.connection, snapshot, database.lock_timeout).await?;
         let mut copier = Copier {
             shelf,
             progress: means.progress,
@@ -103,7 +104,9 @@ pub async fn copy_all(
 fn plan(database: &DatabaseSettings, facts: &Facts, large: &[Table], small: &[Table]) -> VecDeque<Task> {
     let mut tasks = VecDeque::new();
     for (index, table) in large.iter().enumerate() {
-        for (ordinal, select) in range_selects(table, facts.version_num, database.chunk_bytes).into_iter().enumerate() {
+        for (ordinal, select) in
+            range_selects(table, facts.version_num, database.chunk_bytes).into_iter().enumerate()
+        {
             tasks.push_back(Task::Range { table: index, ordinal: ordinal as u64, select });
         }
     }
@@ -124,7 +127,8 @@ fn range_selects(table: &Table, version_num: u32, chunk_bytes: usize) -> Vec<Str
     let bytes_per_page = (table.disk_bytes / table.heap_pages).max(PAGE_BYTES);
     let pages = (chunk_bytes as u64 / bytes_per_page).max(1);
     let step = 1u64 << pages.ilog2();
-    let starts: Vec<u64> = (0..table.heap_pages).step_by(usize::try_from(step).unwrap_or(usize::MAX)).collect();
+    let starts: Vec<u64> =
+        (0..table.heap_pages).step_by(usize::try_from(step).unwrap_or(usize::MAX)).collect();
     let last = starts.last().copied().unwrap_or_default();
     let select = |start: &u64| match *start {
         // The table may grow while we read: the last range is open at its end.
@@ -153,7 +157,9 @@ struct Sealing {
 impl Copier<'_> {
     async fn carry_out(&mut self, session: &mut PgConnection, task: Task) -> Result<(), JobError> {
         match task {
-            Task::Range { table, ordinal, select } => self.store_rows(session, table, ordinal, &select).await?,
+            Task::Range { table, ordinal, select } => {
+                self.store_rows(session, table, ordinal, &select).await?
+            }
             Task::Digest { table, select } => {
                 let tally = self.digest_rows(session, &select, "copy a table").await?;
                 self.results().digests.push((table, tally));
@@ -170,7 +176,13 @@ impl Copier<'_> {
         self.results.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn store_rows(&mut self, session: &mut PgConnection, table: usize, ordinal: u64, select: &str) -> Result<(), JobError> {
+    async fn store_rows(
+        &mut self,
+        session: &mut PgConnection,
+        table: usize,
+        ordinal: u64,
+        select: &str,
+    ) -> Result<(), JobError> {
         let mut copy = CopyOut::start(session, select, "copy a table").await?;
         for piece in 0.. {
             let mut text = std::mem::take(&mut self.spare);
@@ -201,7 +213,12 @@ impl Copier<'_> {
         Ok(())
     }
 
-    async fn digest_rows(&mut self, session: &mut PgConnection, select: &str, action: &str) -> Result<RowTally, JobError> {
+    async fn digest_rows(
+        &mut self,
+        session: &mut PgConnection,
+        select: &str,
+        action: &str,
+    ) -> Result<RowTally, JobError> {
         let mut copy = CopyOut::start(session, select, action).await?;
         let mut tally = RowTally::default();
         let mut text = Vec::new();

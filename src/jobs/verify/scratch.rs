@@ -13,16 +13,26 @@ use crate::rules::manifest::{DatabaseProperties, Inventory};
 use crate::rules::sql::{create_database, literal, quoted};
 
 /// Loads the snapshot into a cluster of its own and compares everything with the inventory.
-pub async fn restore_and_compare(means: &Means<'_>, source: &Source<'_>, inventory: &Inventory, findings: &mut Findings) -> Result<(), JobError> {
+pub async fn restore_and_compare(
+    means: &Means<'_>,
+    source: &Source<'_>,
+    inventory: &Inventory,
+    findings: &mut Findings,
+) -> Result<(), JobError> {
     let major = source.entry.manifest.server_version_num / 10_000;
     let tools = Tools::find(means.bin_directory, means.path, major).await?;
     let programs = Tools::find_server(means.bin_directory, means.path, major).await?;
     let work = WorkDirectory::create(means.scratch_directory)?;
     means.progress.enter("starting a scratch cluster");
-    let cluster = ScratchCluster::start(means.scratch_directory, &programs, &inventory.bootstrap_superuser).await?;
+    let cluster =
+        ScratchCluster::start(means.scratch_directory, &programs, &inventory.bootstrap_superuser).await?;
     let compared = load_and_prove(means, source, inventory, &tools, &cluster, &work, findings).await;
     let directory = means.scratch_directory.to_owned();
-    cluster.remove().await.map_err(|source| JobError::Disk { action: "remove the scratch cluster in", path: directory, source })?;
+    cluster.remove().await.map_err(|source| JobError::Disk {
+        action: "remove the scratch cluster in",
+        path: directory,
+        source,
+    })?;
     match compared {
         Err(error) if is_finding(&error) => {
             findings.problems.push(in_a_sentence(&error));
@@ -36,7 +46,9 @@ pub async fn restore_and_compare(means: &Means<'_>, source: &Source<'_>, invento
 fn is_finding(error: &JobError) -> bool {
     match error {
         JobError::Object { .. } => true,
-        JobError::Postgres(PostgresError::ToolFailed { tool, messages, .. }) => tool == "pg_restore" && !messages.contains("No space left"),
+        JobError::Postgres(PostgresError::ToolFailed { tool, messages, .. }) => {
+            tool == "pg_restore" && !messages.contains("No space left")
+        }
         JobError::Postgres(PostgresError::Query { source, .. }) => source.as_database_error().is_some(),
         _ => false,
     }
@@ -54,10 +66,15 @@ async fn load_and_prove(
     let watch = Stopwatch::start();
     make_globals(source, inventory, cluster).await?;
     let database = &source.entry.manifest.database;
-    let name = if matches!(database.as_str(), "postgres" | "template0" | "template1") { "snapshot" } else { database };
+    let name = if matches!(database.as_str(), "postgres" | "template0" | "template1") {
+        "snapshot"
+    } else {
+        database
+    };
     let properties = DatabaseProperties { tablespace: "pg_default".into(), ..inventory.properties.clone() };
     let mut session = session::connect(&cluster.connection).await?;
-    session::run(&mut session, "create the scratch database", create_database(&quoted(name), &properties)).await?;
+    session::run(&mut session, "create the scratch database", create_database(&quoted(name), &properties))
+        .await?;
     let connection = cluster.connection.with_database(name);
     let target = Target {
         connection: &connection,
@@ -80,7 +97,11 @@ async fn load_and_prove(
 }
 
 /// Makes every role of the dump, and tablespaces of the same names inside the scratch directory.
-async fn make_globals(source: &Source<'_>, inventory: &Inventory, cluster: &ScratchCluster) -> Result<(), JobError> {
+async fn make_globals(
+    source: &Source<'_>,
+    inventory: &Inventory,
+    cluster: &ScratchCluster,
+) -> Result<(), JobError> {
     let plain = source.small_object(layout::GLOBALS, &source.entry.manifest.objects.globals).await?;
     let statements = globals::statements(&String::from_utf8_lossy(&plain));
     let mut session = session::connect(&cluster.connection).await?;
@@ -96,10 +117,13 @@ async fn make_globals(source: &Source<'_>, inventory: &Inventory, cluster: &Scra
         }
     }
     for (ordinal, name) in inventory.tablespaces.iter().enumerate() {
-        let directory = cluster
-            .tablespace_directory(ordinal)
-            .map_err(|source| JobError::Disk { action: "make a tablespace for", path: name.into(), source })?;
-        let sql = format!("CREATE TABLESPACE {} LOCATION {}", quoted(name), literal(&directory.to_string_lossy()));
+        let directory = cluster.tablespace_directory(ordinal).map_err(|source| JobError::Disk {
+            action: "make a tablespace for",
+            path: name.into(),
+            source,
+        })?;
+        let sql =
+            format!("CREATE TABLESPACE {} LOCATION {}", quoted(name), literal(&directory.to_string_lossy()));
         session::run(&mut session, "make the tablespaces of the snapshot", sql).await?;
     }
     Ok(())
