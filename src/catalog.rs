@@ -73,6 +73,14 @@ pub enum CatalogError {
         /// Its public key.
         signer: String,
     },
+    /// The snapshot that is meant has a manifest that is not to be believed.
+    #[error("find a snapshot: {id} is not believed: {reason}")]
+    NotBelieved {
+        /// The snapshot.
+        id: SnapshotId,
+        /// Why, in words.
+        reason: String,
+    },
     /// No snapshot answers the description.
     #[error("find a snapshot: {wanted}")]
     NotFound {
@@ -194,10 +202,19 @@ impl Listing {
     }
 
     fn not_found(&self, database: Option<&str>, selector: &Selector) -> CatalogError {
-        if let Selector::Id(id) = selector
-            && let Some(rejected) = self.rejected.iter().find(|rejected| &rejected.home.id == id)
+        let is_meant = |rejected: &&Rejected| match selector {
+            Selector::Id(id) => &rejected.home.id == id,
+            _ => database.is_none_or(|name| rejected.home.database == name),
+        };
+        let has_trusted =
+            self.entries.iter().any(|entry| database.is_none_or(|name| entry.manifest.database == name));
+        if (matches!(selector, Selector::Id(_)) || !has_trusted)
+            && let Some(rejected) = self.rejected.iter().rfind(is_meant)
         {
-            return CatalogError::NotFound { wanted: format!("{id} is not believed: {}", rejected.error) };
+            return CatalogError::NotBelieved {
+                id: rejected.home.id.clone(),
+                reason: rejected.error.to_string(),
+            };
         }
         let of = database.map(|name| format!(" of database {name}")).unwrap_or_default();
         let wanted = match selector {
@@ -211,6 +228,18 @@ impl Listing {
             }
         };
         CatalogError::NotFound { wanted }
+    }
+
+    /// A sentence for each newer snapshot of the same database whose manifest is not believed: who
+    /// asks for the latest should know that there was a later one.
+    pub fn rejected_after(&self, entry: &Entry) -> Vec<String> {
+        let is_newer = |rejected: &&Rejected| {
+            rejected.home.database == entry.home.database && rejected.home.id > entry.home.id
+        };
+        let said = |rejected: &Rejected| {
+            format!("{} is newer, but not believed: {}", rejected.home.id, rejected.error)
+        };
+        self.rejected.iter().filter(is_newer).map(said).collect()
     }
 
     /// The chunks that new snapshots may refer to, by chunk id: those that a trusted manifest

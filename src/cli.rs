@@ -9,6 +9,7 @@ pub mod report;
 pub mod restore;
 pub mod selector;
 pub mod snapshot;
+pub mod standalone;
 pub mod takeover;
 pub mod verify;
 
@@ -78,6 +79,14 @@ impl Verb {
             Self::Restore(args) => args.identity.as_deref(),
             Self::Verify(args) => args.identity.as_deref(),
             _ => None,
+        }
+    }
+
+    /// Whether the verb is to do without a settings file.
+    pub fn is_standalone(&self) -> bool {
+        match self {
+            Self::Restore(args) => args.standalone.standalone,
+            _ => false,
         }
     }
 }

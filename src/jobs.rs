@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use crate::catalog::CatalogError;
 use crate::ledger::LedgerError;
 use crate::postgres::PostgresError;
+use crate::rules::table_name::TableNotFound;
 use crate::seal::SealError;
 use crate::store::StoreError;
 
@@ -56,6 +57,9 @@ pub enum JobError {
         /// Each reason as a sentence.
         reasons: Vec<String>,
     },
+    /// A table that is asked for is not in the snapshot.
+    #[error(transparent)]
+    NoTable(#[from] TableNotFound),
     /// What was loaded is not what the snapshot holds.
     #[error("{action}: {}", problems.join("; "))]
     NotProven {

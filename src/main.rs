@@ -36,6 +36,7 @@ fn carry_out(cli: Cli) -> Result<Report, Failure> {
         cli.global.config = config;
     }
     let settings = match &cli.verb {
+        verb if verb.is_standalone() => None,
         Verb::Init(_) | Verb::Snapshot(_) | Verb::Verify(_) | Verb::Restore(_) => {
             Some(host::load_settings(&cli.global.config)?)
         }

@@ -8,3 +8,4 @@ pub mod manifest;
 pub mod retention;
 pub mod signature;
 pub mod sql;
+pub mod table_name;

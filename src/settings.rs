@@ -153,6 +153,20 @@ pub fn search_path() -> String {
     Environment::of_process().get("PATH").unwrap_or("/usr/bin:/bin").to_owned()
 }
 
+/// How to reach `database` by libpq's environment alone, with every other setting at its default;
+/// for a machine without a settings file.
+///
+/// # Errors
+/// [`SettingsError`] for a variable, service or password file that cannot be used.
+pub fn database_by_environment(
+    database: &str,
+    environment: &Environment,
+) -> Result<DatabaseSettings, SettingsError> {
+    let resolver = Resolver::new(Partial::default(), environment)?;
+    let connection = resolver.connection(Partial::default(), database);
+    Ok(Tuning::default().database(database.into(), connection))
+}
+
 impl Settings {
     /// Reads `file`, its `conf.d` and the environment of this process.
     ///
@@ -265,7 +279,11 @@ impl ClusterSettings {
     }
 }
 
-fn cluster_name(text: &str) -> Result<String, String> {
+/// Accepts the name of a cluster, as `name` in `[cluster]` has it.
+///
+/// # Errors
+/// What it must be instead.
+pub fn cluster_name(text: &str) -> Result<String, String> {
     let is_inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-');
     match text.as_bytes() {
         [first, rest @ ..]

@@ -10,6 +10,7 @@ use crate::ledger::LedgerError;
 use crate::ledger::lock::LockError;
 use crate::postgres::PostgresError;
 use crate::rules::signature::SignatureError;
+use crate::rules::table_name::TableNotFound;
 use crate::seal::SealError;
 use crate::settings::SettingsError;
 use crate::store::StoreError;
@@ -114,6 +115,13 @@ fn on_signature(error: &SignatureError) -> Advice {
 fn on_job(error: &JobError) -> Advice {
     match error {
         JobError::Refused { .. } => Some((ExitCode::Refused, None)),
+        JobError::NoTable(TableNotFound::Missing { .. }) => said(
+            ExitCode::NotFound,
+            "a partitioned table keeps its rows in its partitions: name those; a table without rows of its own is not listed",
+        ),
+        JobError::NoTable(TableNotFound::Ambiguous { .. }) => {
+            said(ExitCode::NotFound, "name its schema too: SCHEMA.TABLE")
+        }
         JobError::NotProven { .. } => {
             said(ExitCode::Problem, "nothing was replaced; verify the snapshot, or choose another")
         }
@@ -181,6 +189,10 @@ fn on_store(error: &StoreError) -> Advice {
 fn on_catalog(error: &CatalogError) -> Advice {
     match error {
         CatalogError::NotFound { .. } => said(ExitCode::NotFound, "`belay list` shows what there is"),
+        CatalogError::NotBelieved { .. } => said(
+            ExitCode::Problem,
+            "if its signer is the key in your recovery kit, give that with --trust-signer; else do not use it",
+        ),
         CatalogError::NoRepository { .. } => {
             said(ExitCode::NotFound, "`belay init` creates one; check url in [repository]")
         }

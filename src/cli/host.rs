@@ -32,10 +32,18 @@ impl Host {
     /// # Errors
     /// [`Failure`] of whichever part does not open.
     pub async fn open(config: &Path) -> Result<Self, Failure> {
+        Self::open_trusting(config, &[]).await
+    }
+
+    /// As [`Host::open`], and believes what `also_trusted` signed too.
+    ///
+    /// # Errors
+    /// As [`Host::open`].
+    pub async fn open_trusting(config: &Path, also_trusted: &[SignerKey]) -> Result<Self, Failure> {
         let settings = load_settings(config)?;
         let keys = HostKeys::load(&key_paths(&settings)).map_err(Failure::of("open the keys"))?;
         let store = open_store(&settings.repository.url)?;
-        let trusted = keys.trusted_signers.clone();
+        let trusted = keys.trusted_signers.iter().chain(also_trusted).cloned().collect();
         let catalog = open_catalog(store, &settings.cluster.name, trusted).await?;
         let host = Self { settings, keys, catalog, path: settings::search_path() };
         scratch::sweep(&host.scratch_directory()).map_err(|error| {

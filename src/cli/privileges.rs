@@ -11,7 +11,8 @@ use nix::unistd::{Uid, User};
 
 use super::report::{ExitCode, Failure};
 use super::{Cli, Verb};
-use crate::settings::{RepositoryUrl, Settings};
+use crate::postgres::session;
+use crate::settings::{self, Connection, DatabaseSettings, Environment, RepositoryUrl, Settings};
 
 /// The user that PostgreSQL's packages make.
 const USUAL_USER: &str = "postgres";
@@ -23,6 +24,8 @@ pub struct Inputs {
     pub identity: Option<(String, Vec<u8>)>,
     /// The recipient of the identity that `init --offline-identity` wrote.
     pub offline_recipient: Option<age::x25519::Recipient>,
+    /// How libpq's environment says to connect, for a verb without a settings file.
+    pub by_environment: Option<DatabaseSettings>,
 }
 
 /// Reads what needs the caller's rights, then gives up root.
@@ -32,7 +35,7 @@ pub struct Inputs {
 pub fn settle(cli: &Cli, settings: Option<&Settings>, now: DateTime<Utc>) -> Result<Inputs, Failure> {
     let inputs = read_inputs(cli, now)?;
     if Uid::effective().is_root()
-        && let Some(user) = user_to_become(settings)?
+        && let Some(user) = user_to_become(settings, &inputs)?
     {
         if let Some(settings) = settings {
             hand_over(settings, &user)?;
@@ -50,6 +53,11 @@ fn read_inputs(cli: &Cli, now: DateTime<Utc>) -> Result<Inputs, Failure> {
         })?;
         inputs.identity = Some((path.display().to_string(), bytes));
     }
+    if cli.verb.is_standalone() {
+        let environment = Environment::of_process();
+        let found = settings::database_by_environment(session::MAINTENANCE_DATABASE, &environment);
+        inputs.by_environment = Some(found.map_err(Failure::of("read the environment"))?);
+    }
     if let Verb::Init(args) = &cli.verb
         && let Some(path) = &args.offline_identity
     {
@@ -59,7 +67,7 @@ fn read_inputs(cli: &Cli, now: DateTime<Utc>) -> Result<Inputs, Failure> {
     Ok(inputs)
 }
 
-fn user_to_become(settings: Option<&Settings>) -> Result<Option<User>, Failure> {
+fn user_to_become(settings: Option<&Settings>, inputs: &Inputs) -> Result<Option<User>, Failure> {
     let failed = |text: String| Failure::new("give up root", ExitCode::Usage, text);
     if let Some(name) = settings.and_then(|settings| settings.cluster.run_as.as_deref()) {
         let found = User::from_name(name).map_err(|error| failed(error.to_string()))?;
@@ -67,17 +75,22 @@ fn user_to_become(settings: Option<&Settings>) -> Result<Option<User>, Failure> 
             .map(Some)
             .ok_or_else(|| failed(format!("there is no user {name} (run_as in [cluster])")));
     }
-    let found = match settings.and_then(owner_of_cluster) {
+    let own = settings.into_iter().flat_map(connections);
+    let found = match owner_of_cluster(
+        own.chain(inputs.by_environment.iter().map(|database| &database.connection)),
+    ) {
         Some(uid) => User::from_uid(uid),
         None => User::from_name(USUAL_USER),
     };
     Ok(found.map_err(|error| failed(error.to_string()))?.filter(|user| !user.uid.is_root()))
 }
 
-fn owner_of_cluster(settings: &Settings) -> Option<Uid> {
-    let connections = settings.databases.values().map(|database| &database.connection);
+fn connections(settings: &Settings) -> impl Iterator<Item = &Connection> {
+    settings.databases.values().map(|database| &database.connection).chain([&settings.cluster.connection])
+}
+
+fn owner_of_cluster<'a>(connections: impl Iterator<Item = &'a Connection>) -> Option<Uid> {
     let mut owners = connections
-        .chain([&settings.cluster.connection])
         .filter(|to| to.host.starts_with('/'))
         .filter_map(|to| std::fs::metadata(Path::new(&to.host).join(format!(".s.PGSQL.{}", to.port))).ok());
     owners.next().map(|metadata| Uid::from_raw(metadata.uid()))

@@ -1,43 +1,55 @@
 //! `belay restore`: brings a snapshot back, beside what is there or in its place.
 
+mod tables;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use chrono::Utc;
-use clap::{ArgGroup, Args, ValueEnum};
+use chrono::{TimeDelta, Utc};
+use clap::builder::TypedValueParser as _;
+use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use super::host::Host;
 use super::privileges::Inputs;
 use super::progress::shown;
 use super::report::{ExitCode, Failure, Report, bytes_text, duration_text};
+use super::standalone::{Standalone, StandaloneArgs};
 use super::{Global, opener_of, selector};
-use crate::catalog::Selector;
-use crate::jobs::Progress;
+use crate::catalog::{Catalog, Entry, Selector};
 use crate::jobs::load::{RestoreErrors, Source};
 use crate::jobs::prove::Proof;
 use crate::jobs::restore::plan::{self, RestorePlan};
 use crate::jobs::restore::{self, Destination, Means, Request, Restored, recover};
-use crate::ledger::JobKind;
+use crate::jobs::{JobError, Progress};
 use crate::ledger::lock::{LockName, StateLock};
+use crate::ledger::{JobKind, Ledger};
+use crate::rules::table_name::TableName;
+use crate::seal::Opener;
 use crate::settings::DatabaseSettings;
 
 /// Options of `belay restore`.
 #[derive(Debug, Args)]
-#[command(group(ArgGroup::new("destination").args(["into", "swap"]).required(true)))]
 pub struct RestoreArgs {
-    /// The database whose snapshot is restored, by the name of its section
+    /// The database whose snapshot is restored, by the name of its section (its own name with --standalone)
     #[arg(value_name = "DB")]
     pub database: String,
     /// Which snapshot: an id, latest, latest-verified or before:REVISION
     #[arg(long, value_name = "ID", default_value = "latest", value_parser = selector::parse)]
     pub from: Selector,
-    /// Restore into a new database of this name
-    #[arg(long, value_name = "NAME")]
+    /// Restore into a new database of this name; with --table, into this existing one
+    #[arg(long, value_name = "NAME", required_unless_present_any = ["swap", "tables"], conflicts_with = "swap")]
     pub into: Option<String>,
     /// Take the place of the live database, which is kept under another name
     #[arg(long)]
     pub swap: bool,
+    /// Restore only this table (TABLE, SCHEMA.TABLE or "Odd.Schema"."T"; may be given again) into a schema of the
+    /// live database or of --into: columns and rows, without constraints, defaults, indexes or generated columns
+    #[arg(long = "table", value_name = "TABLE", conflicts_with = "swap")]
+    pub tables: Vec<TableName>,
+    /// The schema that gets the tables of --table, made if it is missing [default: restored_<time>]
+    #[arg(long, value_name = "NAME", requires = "tables", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub schema: Option<String>,
     /// Say what would be done, and do nothing
     #[arg(long)]
     pub plan: bool,
@@ -50,6 +62,12 @@ pub struct RestoreArgs {
     /// Open with this identity instead of the host's
     #[arg(long, value_name = "FILE")]
     pub identity: Option<PathBuf>,
+    /// Sessions that load at once, 1 to 64; the default is that of the settings, or 2
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64).map(usize::from))]
+    pub jobs: Option<usize>,
+    /// Without a settings file.
+    #[command(flatten)]
+    pub standalone: StandaloneArgs,
 }
 
 /// A proof on the command line.
@@ -67,55 +85,124 @@ pub enum ProofArg {
 /// [`Failure`]; then the database that had the name has it still.
 pub async fn run(global: &Global, args: RestoreArgs, inputs: Inputs) -> Result<Report, Failure> {
     let title = format!("restore {}", args.database);
-    let host = Host::open(&global.config).await?;
-    let database = host.database(&args.database)?;
-    let opener = opener_of(&inputs)?.or_else(|| host.opener());
-    let opener = opener
-        .ok_or(crate::jobs::JobError::NoIdentity { action: "open the snapshot" })
-        .map_err(Failure::of(&title))?;
-    let listing = host.catalog.list().await.map_err(Failure::of(&title))?;
-    let entry =
-        listing.select(Some(&database.connection.database), &args.from).map_err(Failure::of(&title))?;
-    let request = request(&args, &host, &database, entry);
+    let ground = Ground::open(global, &args, &inputs).await?;
+    let listing = ground.catalog.list().await.map_err(Failure::of(&title))?;
+    let name = ground.database.connection.database.clone();
+    let entry = listing.select(Some(&name), &args.from).map_err(Failure::of(&title))?;
+    let newer = listing.rejected_after(entry);
+    if !args.tables.is_empty() {
+        return tables::run(global, &args, &ground, entry, newer).await;
+    }
+    let request = request(&args, &ground, entry);
     if args.plan {
-        let source = Source { catalog: &host.catalog, entry, opener: &opener };
+        let source = Source { catalog: &ground.catalog, entry, opener: &ground.opener };
         let inventory = source.inventory().await.map_err(Failure::of(&title))?;
-        let plan = plan::plan(&request, &inventory).await.map_err(Failure::of(&title))?;
+        let mut plan = plan::plan(&request, &inventory).await.map_err(Failure::of(&title))?;
+        plan.warnings.extend(newer);
         return Ok(plan_report(&plan));
     }
-    let state = &host.settings.state.directory;
-    let _database = StateLock::exclusive(state, &LockName::database(request.destination.name()))
-        .map_err(Failure::of(&title))?;
-    let _repository = StateLock::shared(state, &LockName::repository()).map_err(Failure::of(&title))?;
-    let ledger = host.ledger().await?;
-    recover::settle(&ledger, request.connection).await.map_err(Failure::of(&title))?;
-    let (progress, scratch_directory) = (Arc::new(Progress::default()), host.scratch_directory());
-    let means = Means {
-        catalog: &host.catalog,
-        opener: &opener,
-        ledger: &ledger,
-        bin_directory: host.settings.cluster.bin_directory.as_deref(),
-        path: &host.path,
-        scratch_directory: &scratch_directory,
-        progress: &progress,
-    };
-    let name = database.connection.database.clone();
     let id = entry.manifest.id.to_string();
-    let restored =
-        super::recorded(&ledger, JobKind::Restore, Some(&name), &title, |_: &Restored| id.clone(), async {
-            let work = restore::restore(&means, &request, Utc::now);
-            shown(global, &title, &progress, work).await.map_err(Failure::of(&title))
+    let mut restored = ground
+        .carry_out(global, &title, request.destination.name(), &id, async |means| {
+            restore::restore(means, &request, Utc::now).await
         })
         .await?;
+    restored.notes.extend(newer);
+    if args.standalone.standalone
+        && let Some(kept) = &restored.previous_kept_as
+    {
+        restored
+            .notes
+            .push(format!("nothing will remove {kept}: drop it yourself when it is no longer needed"));
+    }
     Ok(report(&restored, &id))
 }
 
-fn request<'a>(
-    args: &RestoreArgs,
-    host: &Host,
-    database: &'a DatabaseSettings,
-    entry: &'a crate::catalog::Entry,
-) -> Request<'a> {
+/// What a restore stands on: the host's settings and state, or the command line alone.
+struct Ground {
+    catalog: Catalog,
+    opener: Opener,
+    database: DatabaseSettings,
+    path: String,
+    bin_directory: Option<PathBuf>,
+    state_directory: PathBuf,
+    keep_replaced: TimeDelta,
+    /// Removes the state directory at the end.
+    _standalone: Option<Standalone>,
+}
+
+impl Ground {
+    async fn open(global: &Global, args: &RestoreArgs, inputs: &Inputs) -> Result<Self, Failure> {
+        let no_identity =
+            || Failure::of("open the snapshot")(JobError::NoIdentity { action: "open the snapshot" });
+        let given = opener_of(inputs)?;
+        let mut ground = if args.standalone.standalone {
+            let standalone = Standalone::open(&args.standalone).await?;
+            let no_connection = || Failure::new("restore", ExitCode::Failed, "the environment was not read");
+            let mut database = inputs.by_environment.clone().ok_or_else(no_connection)?;
+            database.connection = database.connection.with_database(&args.database);
+            Self {
+                catalog: standalone.catalog.clone(),
+                opener: given.ok_or_else(no_identity)?,
+                database,
+                path: standalone.path.clone(),
+                bin_directory: None,
+                state_directory: standalone.state_directory().to_owned(),
+                keep_replaced: TimeDelta::zero(),
+                _standalone: Some(standalone),
+            }
+        } else {
+            let host = Host::open_trusting(&global.config, &args.standalone.trust_signer).await?;
+            Self {
+                opener: given.or_else(|| host.opener()).ok_or_else(no_identity)?,
+                database: host.database(&args.database)?,
+                state_directory: host.settings.state.directory.clone(),
+                bin_directory: host.settings.cluster.bin_directory.clone(),
+                keep_replaced: host.settings.retention.keep_replaced,
+                path: host.path,
+                catalog: host.catalog,
+                _standalone: None,
+            }
+        };
+        ground.database.jobs = args.jobs.unwrap_or(ground.database.jobs);
+        Ok(ground)
+    }
+
+    /// Runs `work` on the database `name` under the locks of the host, written down in its ledger.
+    async fn carry_out<T>(
+        &self,
+        global: &Global,
+        title: &str,
+        name: &str,
+        id: &str,
+        work: impl AsyncFnOnce(&Means<'_>) -> Result<T, JobError>,
+    ) -> Result<T, Failure> {
+        let state = &self.state_directory;
+        let _database = StateLock::exclusive(state, &LockName::database(name)).map_err(Failure::of(title))?;
+        let _repository = StateLock::shared(state, &LockName::repository()).map_err(Failure::of(title))?;
+        let ledger =
+            Ledger::open(&state.join("ledger.sqlite")).await.map_err(Failure::of("open the ledger"))?;
+        recover::settle(&ledger, &self.database.connection).await.map_err(Failure::of(title))?;
+        let (progress, scratch_directory) = (Arc::new(Progress::default()), state.join("scratch"));
+        let means = Means {
+            catalog: &self.catalog,
+            opener: &self.opener,
+            ledger: &ledger,
+            bin_directory: self.bin_directory.as_deref(),
+            path: &self.path,
+            scratch_directory: &scratch_directory,
+            progress: &progress,
+        };
+        let database = Some(self.database.connection.database.as_str());
+        super::recorded(&ledger, JobKind::Restore, database, title, |_| id.to_owned(), async {
+            shown(global, title, &progress, work(&means)).await.map_err(Failure::of(title))
+        })
+        .await
+    }
+}
+
+fn request<'a>(args: &RestoreArgs, ground: &'a Ground, entry: &'a Entry) -> Request<'a> {
+    let database = &ground.database;
     Request {
         entry,
         destination: match &args.into {
@@ -129,7 +216,7 @@ fn request<'a>(
             ProofArg::Full => Proof::Full,
         },
         errors: if args.accept_errors { RestoreErrors::Accept } else { RestoreErrors::Refuse },
-        keep_replaced: host.settings.retention.keep_replaced,
+        keep_replaced: ground.keep_replaced,
         stall_timeout: database.stall_timeout,
     }
 }

@@ -151,7 +151,8 @@ fn is_missing_object(error: &sqlx::Error) -> bool {
     matches!(code.as_deref(), Some("42P01" | "42703" | "3F000"))
 }
 
-async fn tally_select(
+/// Tallies the rows of a SELECT, as COPY writes them.
+pub(super) async fn tally_select(
     session: &mut PgConnection,
     select: &str,
     progress: &Progress,

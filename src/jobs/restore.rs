@@ -4,9 +4,12 @@
 //! snapshot is loaded into a database with a name of ours, compared with the inventory, and
 //! renamed in one transaction. A database that had the name is kept under another one.
 
+mod extract;
 pub mod plan;
 pub mod recover;
 mod swap;
+mod table_rows;
+pub mod tables;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -170,20 +173,11 @@ async fn restore_as_planned(
     means.progress.enter("taking the name");
     let previous_kept_as = match &request.destination {
         Destination::Into(name) => {
-            swap::take_free_name(&mut session, &beside, name, inventory).await?;
+            swap::take_free_name(&mut session, request.connection, &beside, name, inventory).await?;
             None
         }
         Destination::Swap(name) => Some(
-            swap::take_over(
-                means.ledger,
-                &mut session,
-                &beside,
-                name,
-                inventory,
-                request.keep_replaced,
-                clock(),
-            )
-            .await?,
+            swap::take_over(means.ledger, &mut session, request, &beside, name, inventory, clock()).await?,
         ),
     };
     means.ledger.forget_loading(&beside.marker).await?;

@@ -19,6 +19,8 @@ pub struct Table {
     pub name: String,
     /// Columns that COPY writes, in order.
     pub columns: Vec<String>,
+    /// Their types as a column definition writes them, with collations that are not the types' own.
+    pub types: Vec<String>,
     /// Pages of its main fork.
     pub heap_pages: u64,
     /// Bytes of main fork and TOAST.
@@ -84,6 +86,12 @@ pub async fn tables(session: &mut PgConnection) -> Result<Vec<Table>, PostgresEr
         "SELECT n.nspname::text AS schema, c.relname::text AS name, am.amname = 'heap' AS is_heap, \
             ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 \
                   AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum) AS columns, \
+            ARRAY(SELECT pg_catalog.format_type(a.atttypid, a.atttypmod) || coalesce(( \
+                      SELECT format(' COLLATE %I.%I', cn.nspname, co.collname) FROM pg_catalog.pg_collation co \
+                      JOIN pg_catalog.pg_namespace cn ON cn.oid = co.collnamespace JOIN pg_catalog.pg_type ty ON ty.oid = a.atttypid \
+                      WHERE co.oid = a.attcollation AND a.attcollation <> ty.typcollation), '') \
+                  FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 \
+                  AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum) AS types, \
             pg_catalog.pg_relation_size(c.oid) / current_setting('block_size')::int AS heap_pages, \
             pg_catalog.pg_table_size(c.oid) AS disk_bytes, \
             CASE WHEN e.oid IS NULL THEN NULL ELSE e.extcondition[array_position(e.extconfig, c.oid)] END AS condition \
@@ -108,6 +116,7 @@ fn table(row: &PgRow) -> Result<Table, PostgresError> {
         schema: column(row, "schema")?,
         name: column(row, "name")?,
         columns: column(row, "columns")?,
+        types: column(row, "types")?,
         heap_pages: unsigned(column(row, "heap_pages")?),
         disk_bytes: unsigned(column(row, "disk_bytes")?),
         condition,
@@ -370,9 +379,10 @@ async fn security_labels(session: &mut PgConnection) -> Result<Vec<(String, Stri
 }
 
 async fn settings(session: &mut PgConnection) -> Result<Vec<(Option<String>, String)>, PostgresError> {
-    let sql = "SELECT r.rolname::text AS role, unnest(s.setconfig) AS setting FROM pg_catalog.pg_db_role_setting s \
-        JOIN pg_catalog.pg_database d ON d.oid = s.setdatabase LEFT JOIN pg_catalog.pg_roles r ON r.oid = s.setrole \
-        WHERE d.datname = current_database() ORDER BY 1 NULLS FIRST, 2";
+    let sql = "SELECT r.rolname::text AS role, c.setting FROM pg_catalog.pg_db_role_setting s \
+        JOIN pg_catalog.pg_database d ON d.oid = s.setdatabase LEFT JOIN pg_catalog.pg_roles r ON r.oid = s.setrole, \
+        LATERAL unnest(s.setconfig) WITH ORDINALITY c(setting, ordinal) \
+        WHERE d.datname = current_database() ORDER BY 1 NULLS FIRST, c.ordinal";
     let read = |row: &PgRow| Ok((column(row, "role")?, column(row, "setting")?));
     rows(session, "read the database's settings", sql).await?.iter().map(read).collect()
 }

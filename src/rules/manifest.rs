@@ -299,6 +299,11 @@ pub struct TableRecord {
     pub name: String,
     /// The columns that COPY writes, in order: no dropped and no generated ones.
     pub columns: Vec<String>,
+    /// The types of those columns as a column definition writes them, schema-qualified outside
+    /// `pg_catalog`, with a collation that is not the type's own; empty in inventories written
+    /// before types were.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub types: Vec<String>,
     /// For an extension's configuration table: the condition that selects its dumped rows
     /// (`WHERE …`, may be empty); only those are counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -8,6 +8,8 @@
 
 mod chunks;
 mod fidelity;
+mod restore_standalone;
+mod restore_tables;
 mod stores;
 mod world;
 mod zoo;

@@ -63,6 +63,7 @@ pub async fn plan(request: &Request<'_>, inventory: &Inventory) -> Result<Restor
         refusals: Vec::new(),
     };
     look_at_name(request, &mut session, &mut plan).await?;
+    look_at_rights(request, inventory, &present, &mut session, &mut plan).await?;
     look_at_server(manifest.server_version_num, &mut session, &mut plan).await?;
     look_at_parts(inventory, &mut session, &mut plan).await?;
     look_at_room(request, &mut session, &mut plan).await?;
@@ -105,6 +106,56 @@ async fn what_binds(session: &mut sqlx::PgConnection, name: &str) -> Result<Vec<
     );
     let found = rows(session, "look at what binds the database", sql).await?;
     Ok(found.iter().map(|row| column(row, "reason")).collect::<Result<_, _>>()?)
+}
+
+/// What a role that is no superuser may lack; a superuser lacks nothing.
+async fn look_at_rights(
+    request: &Request<'_>,
+    inventory: &Inventory,
+    present: &BTreeSet<String>,
+    session: &mut sqlx::PgConnection,
+    plan: &mut RestorePlan,
+) -> Result<(), JobError> {
+    let sql = "SELECT rolname::text AS name, rolcreatedb, rolcreaterole FROM pg_catalog.pg_roles \
+        WHERE rolname = current_user AND NOT rolsuper";
+    let found = rows(session, "look at the role's rights", sql).await?;
+    let Some(row) = found.first() else { return Ok(()) };
+    let role: String = column(row, "name")?;
+    if !column::<bool>(row, "rolcreatedb")? {
+        plan.refusals.push(format!("role {role} may not make databases (CREATEDB)"));
+    }
+    if !plan.missing_roles.is_empty() && !column::<bool>(row, "rolcreaterole")? {
+        plan.refusals.push(format!(
+            "role {role} may not make the roles {} (CREATEROLE)",
+            plan.missing_roles.join(", ")
+        ));
+    }
+    let owner = &inventory.properties.owner;
+    let may_act_for =
+        |owner: &str| format!("SELECT pg_catalog.pg_has_role({}, 'MEMBER') AS may", literal(owner));
+    let mut refuse_unless = async |sql: String, reason: String| {
+        let found = rows(session, "look at the role's rights", sql).await?;
+        let may = found.first().map(|row| column::<bool>(row, "may")).transpose()?.unwrap_or(true);
+        if !may {
+            plan.refusals.push(reason);
+        }
+        Ok::<_, JobError>(())
+    };
+    if present.contains(owner) {
+        let reason = format!("role {role} is no member of {owner}, who is to own the database");
+        refuse_unless(may_act_for(owner), reason).await?;
+    }
+    if let Destination::Swap(name) = &request.destination {
+        let sql = format!(
+            "SELECT pg_catalog.pg_has_role(datdba, 'MEMBER') AS may FROM pg_catalog.pg_database WHERE datname = {}",
+            literal(name)
+        );
+        refuse_unless(sql, format!("role {role} does not own database {name} and may not rename it")).await?;
+        let sql = "SELECT pg_catalog.pg_has_role('pg_signal_backend', 'MEMBER') AS may".to_owned();
+        refuse_unless(sql, format!("role {role} may not end the sessions of others (pg_signal_backend)"))
+            .await?;
+    }
+    Ok(())
 }
 
 async fn look_at_server(

@@ -4,7 +4,6 @@ use crate::jobs::JobError;
 use crate::ledger::{Ledger, LoadingDatabase, ReplacementState};
 use crate::postgres::describe;
 use crate::postgres::session::{self, column, rows};
-use crate::rules::sql::quoted;
 use crate::settings::Connection;
 
 /// What was put in order.
@@ -12,8 +11,6 @@ use crate::settings::Connection;
 pub struct Recovered {
     /// Half-loaded databases that were dropped.
     pub dropped: Vec<String>,
-    /// Databases that were closed for a swap that did not happen, and are open again.
-    pub reopened: Vec<String>,
     /// Databases whose swap had happened, though nobody was told.
     pub confirmed: Vec<String>,
 }
@@ -54,11 +51,6 @@ async fn settle_swaps(ledger: &Ledger, connection: &Connection) -> Result<Recove
             ledger.confirm_replaced(&database.marker).await?;
             recovered.confirmed.push(database.kept_name);
             continue;
-        }
-        if let Some(name) = name {
-            let sql = format!("ALTER DATABASE {} ALLOW_CONNECTIONS true", quoted(&name));
-            session::run(&mut session, "let sessions in again", sql).await?;
-            recovered.reopened.push(name);
         }
         ledger.forget_replaced(&database.marker).await?;
     }

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use sqlx::postgres::PgConnection;
 
-use super::Beside;
+use super::{Beside, Request};
 use crate::jobs::JobError;
 use crate::ledger::{Ledger, Replacement};
 use crate::postgres::PostgresError;
@@ -14,34 +14,36 @@ use crate::postgres::session::{self, rows};
 use crate::rules::layout;
 use crate::rules::manifest::Inventory;
 use crate::rules::sql::{database_properties, literal, quoted};
+use crate::settings::Connection;
 
-/// How often sessions are ended and looked for, and the pause between.
-const END_ATTEMPTS: u32 = 100;
-const END_PAUSE: Duration = Duration::from_millis(100);
+/// How often a rename is tried; PostgreSQL waits 5 seconds for sessions to end in each.
+const RENAME_ATTEMPTS: u32 = 6;
+/// The pause between two rounds of ending sessions.
+const END_PAUSE: Duration = Duration::from_millis(50);
 
 /// Renames the loaded database to a name that nobody has, with the snapshot's properties.
 pub async fn take_free_name(
     session: &mut PgConnection,
+    connection: &Connection,
     beside: &Beside,
     name: &str,
     inventory: &Inventory,
 ) -> Result<(), JobError> {
-    end_sessions(session, &beside.name).await?;
     let statements = renamed(beside, name, inventory);
-    transaction(session, "give the restored database its name", statements).await
+    rename(session, connection, "give the restored database its name", &[&beside.name], statements).await
 }
 
 /// Renames the live database away and the loaded one into its place.
 ///
-/// New connections are refused first: clients that reconnect would make the rename fail. If the
-/// transaction fails they are let in again; if we die in between, [`super::recover`] does it.
+/// One transaction, so that whatever happens to us, one database has the name and lets sessions in.
+/// What is written down before it is settled by [`super::recover`] if we die in between.
 pub async fn take_over(
     ledger: &Ledger,
     session: &mut PgConnection,
+    request: &Request<'_>,
     beside: &Beside,
     name: &str,
     inventory: &Inventory,
-    keep: TimeDelta,
     now: DateTime<Utc>,
 ) -> Result<String, JobError> {
     let Some(oid) = describe::database_oid(session, name).await? else {
@@ -55,49 +57,32 @@ pub async fn take_over(
         original_name: name.to_owned(),
         marker: format!("belay:kept:{}{}", layout::tail(rand::random()), layout::tail(rand::random())),
         replaced_at: now,
-        expires_at: now + keep,
+        expires_at: now + request.keep_replaced,
     };
-    // Written down first, so that a crash leaves no database closed for ever and none unknown.
+    // Written down first, so that a crash leaves no kept database that nobody knows of.
     ledger.record_replaced(&replaced).await?;
-    let swapped = swap(session, beside, name, &replaced, inventory).await;
+    let kept = quoted(&kept_name);
+    let mut statements = vec![
+        format!("ALTER DATABASE {} RENAME TO {kept}", quoted(name)),
+        format!("COMMENT ON DATABASE {kept} IS {}", literal(&replaced.marker)),
+    ];
+    statements.extend(renamed(beside, name, inventory));
+    let swapped =
+        rename(session, request.connection, "swap the databases", &[name, &beside.name], statements).await;
     if let Err(error) = swapped {
-        session::run(
-            session,
-            "let sessions in again",
-            format!("ALTER DATABASE {} ALLOW_CONNECTIONS true", quoted(name)),
-        )
-        .await?;
-        ledger.forget_replaced(&replaced.marker).await?;
+        // The connection may have died in the COMMIT: the cluster knows how that ended.
+        if described_name(request.connection, oid).await? == Some(replaced.original_name) {
+            ledger.forget_replaced(&replaced.marker).await?;
+        }
         return Err(error);
     }
     ledger.confirm_replaced(&replaced.marker).await?;
     Ok(kept_name)
 }
 
-async fn swap(
-    session: &mut PgConnection,
-    beside: &Beside,
-    name: &str,
-    replaced: &Replacement,
-    inventory: &Inventory,
-) -> Result<(), JobError> {
-    session::run(
-        session,
-        "keep sessions out",
-        format!("ALTER DATABASE {} ALLOW_CONNECTIONS false", quoted(name)),
-    )
-    .await?;
-    end_sessions(session, name).await?;
-    end_sessions(session, &beside.name).await?;
-    let kept = quoted(&replaced.kept_name);
-    let mut statements = vec![
-        format!("ALTER DATABASE {} RENAME TO {kept}", quoted(name)),
-        format!("COMMENT ON DATABASE {kept} IS {}", literal(&replaced.marker)),
-        // For a look: nobody who looks for the old name comes here.
-        format!("ALTER DATABASE {kept} ALLOW_CONNECTIONS true"),
-    ];
-    statements.extend(renamed(beside, name, inventory));
-    transaction(session, "swap the databases", statements).await
+async fn described_name(connection: &Connection, oid: u32) -> Result<Option<String>, JobError> {
+    let mut session = session::connect(&connection.with_database(session::MAINTENANCE_DATABASE)).await?;
+    Ok(describe::database_name(&mut session, oid).await?)
 }
 
 fn renamed(beside: &Beside, name: &str, inventory: &Inventory) -> Vec<String> {
@@ -106,35 +91,69 @@ fn renamed(beside: &Beside, name: &str, inventory: &Inventory) -> Vec<String> {
     statements
 }
 
-async fn transaction(
+/// Runs statements that rename `databases` in one transaction, ending their sessions meanwhile.
+///
+/// RENAME locks the database's name first, so that new sessions queue, and then waits for those
+/// that are there to end (`RenameDatabase` and `InitPostgres` in PostgreSQL's sources). Ended from a second
+/// session at that moment, none comes back before the new name is committed.
+async fn rename(
     session: &mut PgConnection,
+    connection: &Connection,
     action: &str,
+    databases: &[&str],
     statements: Vec<String>,
 ) -> Result<(), JobError> {
     let sql = format!("BEGIN; {}; COMMIT", statements.join("; "));
-    if let Err(error) = session::run(session, action, sql).await {
+    let mut ender = session::connect(&connection.with_database(session::MAINTENANCE_DATABASE)).await?;
+    for attempt in 1.. {
+        let (renamed, refused) = try_rename(session, &mut ender, action, databases, sql.clone()).await;
+        let Err(error) = renamed else { return Ok(()) };
         // The session stands in an aborted transaction.
         session::run(session, "give up the transaction", "ROLLBACK".into()).await?;
-        return Err(error.into());
+        if attempt >= RENAME_ATTEMPTS || refused.is_some() || !is_in_use(&error) {
+            return Err(refused.filter(|_| is_in_use(&error)).unwrap_or(error).into());
+        }
     }
-    Ok(())
+    unreachable!("the loop returns at its last attempt")
 }
 
-/// Ends every session of a database, and looks until none is left.
-async fn end_sessions(session: &mut PgConnection, database: &str) -> Result<(), JobError> {
-    let sql = format!(
-        "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity \
-         WHERE datname = {} AND pid <> pg_catalog.pg_backend_pid()",
-        literal(database)
-    );
-    for _ in 0..END_ATTEMPTS {
-        if rows(session, "end the sessions of the database", sql.clone()).await?.is_empty() {
-            return Ok(());
-        }
-        tokio::time::sleep(END_PAUSE).await;
+async fn try_rename(
+    session: &mut PgConnection,
+    ender: &mut PgConnection,
+    action: &str,
+    databases: &[&str],
+    sql: String,
+) -> (Result<(), PostgresError>, Option<PostgresError>) {
+    let mut renaming = std::pin::pin!(session::run(session, action, sql));
+    tokio::select! {
+        renamed = &mut renaming => (renamed, None),
+        // Without the right to end sessions they may still end by themselves; and what was sent to
+        // the server may succeed whether we wait or not.
+        refused = end_sessions(ender, databases) => (renaming.await, Some(refused)),
     }
-    let waited = END_PAUSE * END_ATTEMPTS;
-    Err(PostgresError::Stalled { action: format!("end the sessions of database {database}"), waited }.into())
+}
+
+fn is_in_use(error: &PostgresError) -> bool {
+    let code = |source: &sqlx::Error| {
+        source.as_database_error().and_then(|error| error.code()).map(|code| code == "55006")
+    };
+    matches!(error, PostgresError::Query { source, .. } if code(source) == Some(true))
+}
+
+/// Ends the sessions of databases again and again; returns only with an error.
+async fn end_sessions(session: &mut PgConnection, databases: &[&str]) -> PostgresError {
+    let names: Vec<_> = databases.iter().map(|name| literal(name)).collect();
+    let sql = format!(
+        "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity WHERE datname IN ({})",
+        names.join(", ")
+    );
+    loop {
+        // The rename goes first: sessions that are ended before it has its lock only come back.
+        tokio::time::sleep(END_PAUSE).await;
+        if let Err(error) = rows(session, "end the sessions of the database", sql.clone()).await {
+            return error;
+        }
+    }
 }
 
 /// `<name>_kept_<time>`, cut to what PostgreSQL takes, and free.

@@ -37,6 +37,7 @@ impl CopiedTable {
             schema: self.table.schema,
             name: self.table.name,
             columns: self.table.columns,
+            types: self.table.types,
             condition: self.table.condition,
             tally: self.tally,
             chunks: self.chunks,
@@ -256,7 +257,16 @@ mod tests {
 
     fn table_of(heap_pages: u64, disk_bytes: u64) -> Table {
         let (schema, name, columns) = ("s".into(), "t".into(), vec!["a".into()]);
-        Table { schema, name, columns, heap_pages, disk_bytes, condition: None, layout: TableLayout::Heap }
+        Table {
+            schema,
+            name,
+            columns,
+            types: Vec::new(),
+            heap_pages,
+            disk_bytes,
+            condition: None,
+            layout: TableLayout::Heap,
+        }
     }
 
     #[test]

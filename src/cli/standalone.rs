@@ -1,0 +1,114 @@
+//! `--standalone`: a repository opened on a bare machine, without settings, keys or state.
+//!
+//! Comes in: the repository's address and the signer that the recovery kit names. Goes out: a
+//! catalog, and a private directory for what a job writes down meanwhile, removed at the end.
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use clap::Args;
+
+use super::host::{open_catalog, open_store};
+use super::report::{ExitCode, Failure};
+use crate::catalog::Catalog;
+use crate::ledger::Ledger;
+use crate::rules::layout::{MANIFEST, SnapshotHome};
+use crate::rules::signature::SignerKey;
+use crate::settings::{self, RepositoryUrl};
+use crate::store::Store;
+
+/// Options that open a repository without settings.
+#[derive(Debug, Clone, Args)]
+pub struct StandaloneArgs {
+    /// Use no settings file: connect as libpq's environment says (PGHOST, PGPORT, PGUSER, …), and keep no state
+    #[arg(long, requires = "repository")]
+    pub standalone: bool,
+    /// The repository, with --standalone: file:///absolute/path
+    #[arg(long, value_name = "URL", requires = "standalone")]
+    pub repository: Option<RepositoryUrl>,
+    /// The cluster in the repository, with --standalone; needed when it holds several
+    #[arg(long, value_name = "NAME", requires = "standalone", value_parser = settings::cluster_name)]
+    pub cluster: Option<String>,
+    /// Believe what this key signed, too (64 hexadecimal digits, in the recovery kit)
+    #[arg(long, value_name = "KEY", value_parser = signer)]
+    pub trust_signer: Vec<SignerKey>,
+}
+
+fn signer(text: &str) -> Result<SignerKey, String> {
+    SignerKey::parse(text).ok_or_else(|| "expected a public key of 64 hexadecimal digits".into())
+}
+
+/// A repository opened without settings.
+pub struct Standalone {
+    /// The repository, seen from the cluster that was named or is the only one.
+    pub catalog: Catalog,
+    /// The search path for programs.
+    pub path: String,
+    state: tempfile::TempDir,
+}
+
+impl Standalone {
+    /// Opens the repository that `args` name.
+    ///
+    /// # Errors
+    /// [`Failure`] with [`ExitCode::Usage`] without a signer to trust or with several clusters to
+    /// choose from, [`ExitCode::Problem`] when somebody else signed it.
+    pub async fn open(args: &StandaloneArgs) -> Result<Self, Failure> {
+        const ACTION: &str = "open the repository";
+        let Some(url) = &args.repository else {
+            return Err(Failure::new(ACTION, ExitCode::Usage, "--standalone needs --repository URL"));
+        };
+        if args.trust_signer.is_empty() {
+            let failure = Failure::new(ACTION, ExitCode::Usage, "--standalone needs --trust-signer KEY");
+            return Err(failure.with_hint("the recovery kit has it, as \"signing public key\""));
+        }
+        let private = std::fs::Permissions::from_mode(0o700);
+        let state = tempfile::Builder::new().prefix("belay-standalone-").permissions(private).tempdir();
+        let state = state.map_err(|error| {
+            let text = format!("make a directory in {}: {error}", std::env::temp_dir().display());
+            Failure::new(ACTION, ExitCode::Failed, text)
+        })?;
+        let store = open_store(url)?;
+        let cluster = match &args.cluster {
+            Some(cluster) => cluster.clone(),
+            None => only_cluster(store.as_ref()).await?,
+        };
+        let catalog = open_catalog(store, &cluster, args.trust_signer.clone()).await?;
+        Ok(Self { catalog, path: settings::search_path(), state })
+    }
+
+    /// A 0700 directory that is removed with this.
+    pub fn state_directory(&self) -> &Path {
+        self.state.path()
+    }
+
+    /// A ledger that nobody reads afterwards.
+    ///
+    /// # Errors
+    /// [`Failure`] when the temporary directory takes no file.
+    pub async fn ledger(&self) -> Result<Ledger, Failure> {
+        Ledger::open(&self.state.path().join("ledger.sqlite")).await.map_err(Failure::of("open the ledger"))
+    }
+}
+
+async fn only_cluster(store: &dyn Store) -> Result<String, Failure> {
+    const ACTION: &str = "find the cluster";
+    let objects = store.list("").await.map_err(Failure::of(ACTION))?;
+    let of_manifest = |home: (SnapshotHome, &str)| (home.1 == MANIFEST).then_some(home.0.cluster);
+    let clusters: BTreeSet<String> = objects
+        .iter()
+        .filter_map(|object| SnapshotHome::of_key(&object.key).and_then(of_manifest))
+        .filter(|name| settings::cluster_name(name).is_ok())
+        .collect();
+    let mut names = clusters.iter();
+    match (names.next(), names.next()) {
+        (Some(only), None) => Ok(only.clone()),
+        (None, _) => Err(Failure::new(ACTION, ExitCode::NotFound, "the repository holds no snapshot")),
+        (Some(_), Some(_)) => {
+            let names: Vec<_> = clusters.into_iter().collect();
+            let text = format!("the repository holds several: {}", names.join(", "));
+            Err(Failure::new(ACTION, ExitCode::Usage, text).with_hint("name one of them with --cluster"))
+        }
+    }
+}
