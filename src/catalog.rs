@@ -17,6 +17,7 @@ use crate::rules::manifest::{
     self, ChunkRecord, Depth, MANIFEST_KIND, Manifest, REPOSITORY_KIND, RepositoryRecord, UnknownFormat,
     VERIFICATION_KIND, Verification,
 };
+use crate::rules::retention::Candidate;
 use crate::rules::signature::{self, SignatureError, SignerKey};
 use crate::store::{ObjectInfo, Parts, Store, StoreError, read_small};
 
@@ -136,9 +137,25 @@ impl Entry {
         self.verifications.iter().max_by_key(|v| v.at).filter(|v| !v.is_ok)
     }
 
+    /// The snapshot as retention looks at it.
+    pub fn candidate(&self) -> Candidate {
+        Candidate {
+            id: self.manifest.id.clone(),
+            database: self.manifest.database.clone(),
+            taken_at: self.manifest.taken_at,
+            verified: self.verified().map(|verification| (verification.depth, verification.at)),
+            has_failed: self.failure().is_some(),
+            is_pinned: self.pin.is_some(),
+        }
+    }
+
     /// The newest measured restore into a scratch cluster, in milliseconds.
     pub fn restore_ms(&self) -> Option<u64> {
-        self.verifications.iter().filter(|v| v.is_ok).max_by_key(|v| v.at).and_then(|v| v.restore_ms)
+        self.verifications
+            .iter()
+            .filter(|v| v.is_ok && v.restore_ms.is_some())
+            .max_by_key(|v| v.at)
+            .and_then(|v| v.restore_ms)
     }
 }
 

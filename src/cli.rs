@@ -1,22 +1,31 @@
 //! The command line: verbs, their options, and who carries them out.
 
 pub mod advice;
+pub mod check;
+pub mod clock;
 pub mod host;
 pub mod init;
+pub mod key;
+pub mod list;
+pub mod manual;
+pub mod pin;
 pub mod privileges;
 pub mod progress;
 pub mod report;
 pub mod restore;
+pub mod retain;
 pub mod selector;
+pub mod show;
 pub mod snapshot;
 pub mod standalone;
+pub mod status;
+pub mod table;
 pub mod takeover;
 pub mod verify;
 
 use std::future::Future;
 use std::path::PathBuf;
 
-use chrono::Utc;
 use clap::{Args, Parser, Subcommand};
 
 use self::report::{Failure, Report};
@@ -26,7 +35,7 @@ use crate::seal::Opener;
 
 /// Keeps PostgreSQL databases restorable: verified, encrypted snapshots, and restores that prove themselves.
 #[derive(Debug, Parser)]
-#[command(name = "belay", version, max_term_width = 100, arg_required_else_help = true)]
+#[command(name = "belay", version, max_term_width = 100, arg_required_else_help = true, after_help = report::exit_codes_text())]
 pub struct Cli {
     /// Options of every verb.
     #[command(flatten)]
@@ -64,20 +73,47 @@ pub struct Global {
 pub enum Verb {
     /// Create the repository, the keys of this host, and the recovery kit
     Init(init::InitArgs),
+    /// Try for real everything that a run would need
+    Check(check::CheckArgs),
+    /// Say what is fresh, verified and failing, on one screen
+    Status(status::StatusArgs),
     /// Take a snapshot of one, several or all databases
     Snapshot(snapshot::SnapshotArgs),
+    /// List snapshots, what is proven of them, and how long they stay
+    List(list::ListArgs),
+    /// Show everything that is known of one snapshot
+    Show(show::ShowArgs),
     /// Read a snapshot again and compare it: stored, readable, or restored into a scratch cluster
     Verify(verify::VerifyArgs),
     /// Restore a snapshot beside what is there, or in place of it
     Restore(restore::RestoreArgs),
+    /// Remove what the policy does not keep: old snapshots, unneeded chunks, leftovers
+    Retain(retain::RetainArgs),
+    /// Keep a snapshot from retention
+    Pin(pin::PinArgs),
+    /// Let retention have a snapshot again
+    Unpin(pin::UnpinArgs),
+    /// List keys, and prove that they open what they should
+    #[command(subcommand)]
+    Key(key::KeyVerb),
+    /// Print the completions of a shell
+    Completions(manual::CompletionsArgs),
+    /// Print the manual, or write its pages into a directory
+    Man(manual::ManArgs),
 }
 
 impl Verb {
+    /// Whether the verb needs neither settings nor the cluster's user.
+    pub fn needs_no_host(&self) -> bool {
+        matches!(self, Self::Completions(_) | Self::Man(_))
+    }
+
     /// The file given with `--identity`, if the verb has such an option.
     pub fn identity_file(&self) -> Option<&std::path::Path> {
         match self {
             Self::Restore(args) => args.identity.as_deref(),
             Self::Verify(args) => args.identity.as_deref(),
+            Self::Key(key::KeyVerb::Drill(args)) => args.identity.as_deref(),
             _ => None,
         }
     }
@@ -99,9 +135,19 @@ pub async fn run(cli: Cli, inputs: privileges::Inputs) -> Result<Report, Failure
     let global = &cli.global;
     match cli.verb {
         Verb::Init(args) => init::run(global, args, inputs).await,
+        Verb::Check(args) => check::run(global, args).await,
+        Verb::Status(args) => status::run(global, args).await,
         Verb::Snapshot(args) => snapshot::run(global, args).await,
+        Verb::List(args) => list::run(global, args).await,
+        Verb::Show(args) => show::run(global, args).await,
         Verb::Verify(args) => verify::run(global, args, inputs).await,
         Verb::Restore(args) => restore::run(global, args, inputs).await,
+        Verb::Retain(args) => retain::run(global, args).await,
+        Verb::Pin(args) => pin::pin(global, args).await,
+        Verb::Unpin(args) => pin::unpin(global, args).await,
+        Verb::Key(verb) => key::run(global, verb, inputs).await,
+        Verb::Completions(args) => manual::completions(&args),
+        Verb::Man(args) => manual::man(&args),
     }
 }
 
@@ -121,13 +167,13 @@ async fn recorded<T>(
     subject: impl FnOnce(&T) -> String,
     work: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, Failure> {
-    ledger.close_abandoned(Utc::now()).await.map_err(Failure::of(title))?;
-    let id = ledger.begin_job(kind, database, Utc::now()).await.map_err(Failure::of(title))?;
+    ledger.close_abandoned(clock::now()).await.map_err(Failure::of(title))?;
+    let id = ledger.begin_job(kind, database, clock::now()).await.map_err(Failure::of(title))?;
     let done = work.await;
     let (outcome, subject) = match &done {
         Ok(value) => (JobOutcome::Done, Some(subject(value))),
         Err(failure) => (JobOutcome::Failed { error: failure.chain() }, None),
     };
-    ledger.end_job(id, &outcome, subject.as_deref(), Utc::now()).await.map_err(Failure::of(title))?;
+    ledger.end_job(id, &outcome, subject.as_deref(), clock::now()).await.map_err(Failure::of(title))?;
     done
 }

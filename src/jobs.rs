@@ -3,6 +3,7 @@
 pub mod load;
 pub mod prove;
 pub mod restore;
+pub mod retain;
 pub mod snapshot;
 pub mod verify;
 

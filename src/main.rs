@@ -1,7 +1,7 @@
 //! `belay`: argv, settings, privileges, logs, then the verb; the only `exit`.
 
 use belay::cli::report::{ExitCode, Failure, Report, print_failure, print_report};
-use belay::cli::{self, Cli, Verb, host, privileges};
+use belay::cli::{self, Cli, host, privileges};
 use clap::Parser as _;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -35,13 +35,13 @@ fn carry_out(cli: Cli) -> Result<Report, Failure> {
     if let Ok(config) = std::path::absolute(&cli.global.config) {
         cli.global.config = config;
     }
-    let settings = match &cli.verb {
-        verb if verb.is_standalone() => None,
-        Verb::Init(_) | Verb::Snapshot(_) | Verb::Verify(_) | Verb::Restore(_) => {
-            Some(host::load_settings(&cli.global.config)?)
-        }
+    let inputs = if cli.verb.needs_no_host() {
+        privileges::Inputs::default()
+    } else {
+        let settings =
+            if cli.verb.is_standalone() { None } else { Some(host::load_settings(&cli.global.config)?) };
+        privileges::settle(&cli, settings.as_ref(), chrono::Utc::now())?
     };
-    let inputs = privileges::settle(&cli, settings.as_ref(), chrono::Utc::now())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -5,6 +5,7 @@
 
 pub mod copy;
 pub mod describe;
+pub mod rights;
 pub mod scratch;
 pub mod session;
 pub mod tools;

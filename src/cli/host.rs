@@ -10,7 +10,7 @@ use crate::ledger::Ledger;
 use crate::postgres::{scratch, session};
 use crate::rules::signature::SignerKey;
 use crate::seal::{Opener, Sealer};
-use crate::settings::{self, DatabaseScope, DatabaseSettings, RepositoryUrl, Settings};
+use crate::settings::{self, Connection, DatabaseScope, DatabaseSettings, RepositoryUrl, Settings};
 use crate::store::Store;
 use crate::store::local::{LocalStore, LocalStoreError};
 
@@ -50,6 +50,12 @@ impl Host {
             Failure::new("empty the scratch directory", ExitCode::Failed, error.to_string())
         })?;
         Ok(host)
+    }
+
+    /// Bytes that are free where a local repository lies, when that can be asked.
+    pub fn repository_free_bytes(&self) -> Option<u64> {
+        let RepositoryUrl::Local(root) = &self.settings.repository.url;
+        free_bytes(root)
     }
 
     /// Where scratch clusters and spools lie.
@@ -93,32 +99,33 @@ impl Host {
         Err(Failure::new("find the database", ExitCode::NotFound, text))
     }
 
+    /// The name in PostgreSQL of the database whose section is called `name`; without such a
+    /// section, `name` itself, so that snapshots of a database that left the settings are found.
+    pub fn database_name(&self, name: &str) -> String {
+        let section = self.settings.databases.get(name);
+        section.map_or_else(|| name.to_owned(), |section| section.connection.database.clone())
+    }
+
     /// Every database that the settings name or mean.
     ///
     /// # Errors
-    /// [`Failure`] when the cluster cannot be asked which it has, or there is none.
+    /// As [`databases_of`].
     pub async fn databases(&self) -> Result<Vec<DatabaseSettings>, Failure> {
-        let mut all: Vec<DatabaseSettings> = self.settings.databases.values().cloned().collect();
-        if self.settings.cluster.databases == DatabaseScope::All {
-            let to = &self.settings.cluster.connection;
-            let mut session = session::connect(to).await.map_err(Failure::of("list databases"))?;
-            let names = session::databases(&mut session).await.map_err(Failure::of("list databases"))?;
-            let is_meant = |name: &&String| {
-                *name != session::MAINTENANCE_DATABASE
-                    && !self.settings.cluster.except.contains(*name)
-                    && all.iter().all(|section| &section.connection.database != *name)
-            };
-            let found: Vec<_> =
-                names.iter().filter(is_meant).map(|name| self.settings.cluster_database(name)).collect();
-            all.extend(found);
+        databases_of(&self.settings).await
+    }
+
+    /// One connection for each server that a database of the settings is on.
+    pub fn clusters(&self) -> Vec<Connection> {
+        let mut clusters: Vec<Connection> = Vec::new();
+        let of_sections = self.settings.databases.values().map(|database| &database.connection);
+        let has_own =
+            self.settings.cluster.databases == DatabaseScope::All || self.settings.databases.is_empty();
+        for to in of_sections.chain(has_own.then_some(&self.settings.cluster.connection)) {
+            if clusters.iter().all(|known| (&known.host, known.port) != (&to.host, to.port)) {
+                clusters.push(to.clone());
+            }
         }
-        if all.is_empty() {
-            let failure = Failure::new("find databases", ExitCode::Usage, "the settings name no database");
-            return Err(
-                failure.with_hint("add a section [database.NAME], or databases = \"all\" in [cluster]")
-            );
-        }
-        Ok(all)
+        clusters
     }
 
     /// Opens the ledger.
@@ -137,6 +144,32 @@ impl Host {
 /// [`Failure`] with [`ExitCode::Usage`].
 pub fn load_settings(config: &Path) -> Result<Settings, Failure> {
     Settings::load(config).map_err(Failure::of("read the settings"))
+}
+
+/// Every database that the settings name or mean.
+///
+/// # Errors
+/// [`Failure`] when the cluster cannot be asked which it has, or there is none.
+pub async fn databases_of(settings: &Settings) -> Result<Vec<DatabaseSettings>, Failure> {
+    let mut all: Vec<DatabaseSettings> = settings.databases.values().cloned().collect();
+    if settings.cluster.databases == DatabaseScope::All {
+        let to = &settings.cluster.connection;
+        let mut session = session::connect(to).await.map_err(Failure::of("list databases"))?;
+        let names = session::databases(&mut session).await.map_err(Failure::of("list databases"))?;
+        let is_meant = |name: &&String| {
+            *name != session::MAINTENANCE_DATABASE
+                && !settings.cluster.except.contains(*name)
+                && all.iter().all(|section| &section.connection.database != *name)
+        };
+        let found: Vec<_> =
+            names.iter().filter(is_meant).map(|name| settings.cluster_database(name)).collect();
+        all.extend(found);
+    }
+    if all.is_empty() {
+        let failure = Failure::new("find databases", ExitCode::Usage, "the settings name no database");
+        return Err(failure.with_hint("add a section [database.NAME], or databases = \"all\" in [cluster]"));
+    }
+    Ok(all)
 }
 
 /// Where the keys are: named in the settings, handed over by systemd, or in the state directory.
@@ -185,4 +218,10 @@ pub async fn open_catalog(
     trusted: Vec<SignerKey>,
 ) -> Result<Catalog, Failure> {
     Catalog::open(store, cluster, trusted).await.map_err(Failure::of("open the repository"))
+}
+
+/// Bytes that are free for us on the file system of `path`, when that can be asked.
+pub fn free_bytes(path: &Path) -> Option<u64> {
+    let space = nix::sys::statvfs::statvfs(path).ok()?;
+    Some(space.fragment_size().saturating_mul(space.blocks_available()))
 }

@@ -4,14 +4,13 @@ use std::io::Write as _;
 use std::path::PathBuf;
 
 use age::x25519::Recipient;
-use chrono::Utc;
 use clap::Args;
 use serde_json::json;
 
-use super::Global;
 use super::host::{key_paths, load_settings, open_store};
 use super::privileges::Inputs;
 use super::report::{ExitCode, Failure, Report};
+use super::{Global, clock};
 use crate::catalog::Catalog;
 use crate::keys::kit::{KitFacts, recovery_kit};
 use crate::keys::{HostKeys, parse_recipient};
@@ -63,7 +62,7 @@ pub async fn run(global: &Global, args: InitArgs, inputs: Inputs) -> Result<Repo
     let record = RepositoryRecord {
         format: FORMAT,
         repository: new_repository_id(),
-        created_at: Utc::now(),
+        created_at: clock::now(),
         host: host_name(),
         signer: SignerKey::of(signing),
         former_signers: Vec::new(),
@@ -101,7 +100,7 @@ fn own_keys(settings: &Settings) -> Result<HostKeys, Failure> {
     let made = if settings.keys.identity_file.is_some() {
         HostKeys::create_without_identity(&directory)
     } else {
-        HostKeys::create(&directory, Utc::now())
+        HostKeys::create(&directory, clock::now())
     };
     made.map_err(Failure::of("init"))?;
     HostKeys::load(&paths).map_err(Failure::of("init"))

@@ -4,6 +4,7 @@
 use std::error::Error;
 use std::io::Write as _;
 
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -30,6 +31,45 @@ pub enum ExitCode {
     Interrupted = 130,
     /// Ended (SIGTERM) at a safe place.
     Terminated = 143,
+}
+
+impl ExitCode {
+    /// Every code, in order.
+    pub const ALL: [Self; 9] = [
+        Self::Done,
+        Self::Usage,
+        Self::NotFound,
+        Self::Problem,
+        Self::Failed,
+        Self::Refused,
+        Self::Busy,
+        Self::Interrupted,
+        Self::Terminated,
+    ];
+
+    /// What it says to whoever called, in words.
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Usage => "usage or settings: fix them",
+            Self::NotFound => "not found: database, snapshot or run",
+            Self::Problem => "a verification, a check or a drill found a problem",
+            Self::Failed => "the store, PostgreSQL or a program failed",
+            Self::Refused => "refused before anything was touched",
+            Self::Busy => "another run holds the lock: try again",
+            Self::Interrupted => "interrupted, at a safe place",
+            Self::Terminated => "ended by SIGTERM, at a safe place",
+        }
+    }
+}
+
+/// The exit codes as `belay --help` ends with them.
+pub fn exit_codes_text() -> String {
+    let mut text = String::from("Exit codes:");
+    for code in ExitCode::ALL {
+        text.push_str(&format!("\n  {:>3}  {}", code as u8, code.meaning()));
+    }
+    text
 }
 
 /// What a verb has to say when it has done its work.
@@ -162,7 +202,37 @@ pub fn duration_text(elapsed_ms: u64) -> String {
     }
 }
 
+/// An age in its largest unit, as a table has room for it: `42 s`, `7 min`, `5 h`, `12 d`.
+///
+/// What lies ahead has a minus.
+pub fn age_text(age: TimeDelta) -> String {
+    let seconds = age.num_seconds();
+    match seconds.unsigned_abs() {
+        0..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} min", seconds / 60),
+        7_200..172_800 => format!("{} h", seconds / 3_600),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}
+
+/// A moment to the minute, in UTC: `2026-11-23 14:03Z`.
+pub fn time_text(time: DateTime<Utc>) -> String {
+    time.format("%Y-%m-%d %H:%MZ").to_string()
+}
+
 /// A size as people read it: `12.3 MiB`.
 pub fn bytes_text(bytes: u64) -> String {
     bytesize::ByteSize(bytes).display().iec().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_age_is_said_in_its_largest_unit() {
+        let said =
+            [0, 119, 120, 7_199, 7_200, 172_799, 172_800, -90_000].map(|s| age_text(TimeDelta::seconds(s)));
+        assert_eq!(said, ["0 s", "119 s", "2 min", "119 min", "2 h", "47 h", "2 d", "-25 h"]);
+    }
 }

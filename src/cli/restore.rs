@@ -5,7 +5,7 @@ mod tables;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use chrono::{TimeDelta, Utc};
+use chrono::TimeDelta;
 use clap::builder::TypedValueParser as _;
 use clap::{Args, ValueEnum};
 use serde_json::json;
@@ -15,7 +15,7 @@ use super::privileges::Inputs;
 use super::progress::shown;
 use super::report::{ExitCode, Failure, Report, bytes_text, duration_text};
 use super::standalone::{Standalone, StandaloneArgs};
-use super::{Global, opener_of, selector};
+use super::{Global, clock, opener_of, selector};
 use crate::catalog::{Catalog, Entry, Selector};
 use crate::jobs::load::{RestoreErrors, Source};
 use crate::jobs::prove::Proof;
@@ -104,7 +104,7 @@ pub async fn run(global: &Global, args: RestoreArgs, inputs: Inputs) -> Result<R
     let id = entry.manifest.id.to_string();
     let mut restored = ground
         .carry_out(global, &title, request.destination.name(), &id, async |means| {
-            restore::restore(means, &request, Utc::now).await
+            restore::restore(means, &request, clock::now).await
         })
         .await?;
     restored.notes.extend(newer);

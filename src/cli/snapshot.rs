@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 
-use chrono::Utc;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::Global;
 use super::host::Host;
 use super::progress::shown;
 use super::report::{ExitCode, Failure, Report, bytes_text, duration_text};
+use super::{Global, clock};
 use crate::jobs::snapshot::{self, Taken};
 use crate::jobs::{Progress, restore::recover};
 use crate::ledger::lock::{LockName, StateLock};
@@ -92,7 +91,7 @@ async fn take_one(
         &title,
         |taken: &Taken| taken.manifest.id.to_string(),
         async {
-            let work = snapshot::take(&means, database, rand::random(), Utc::now);
+            let work = snapshot::take(&means, database, rand::random(), clock::now);
             shown(global, &title, &progress, work).await.map_err(Failure::of(&title))
         },
     )

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use chrono::Utc;
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
@@ -10,11 +9,12 @@ use super::host::Host;
 use super::privileges::Inputs;
 use super::progress::shown;
 use super::report::{ExitCode, Failure, Report, duration_text};
-use super::{Global, opener_of, selector};
+use super::{Global, clock, opener_of, selector};
 use crate::catalog::Selector;
 use crate::jobs::Progress;
 use crate::jobs::verify::{self, Verified};
 use crate::ledger::JobKind;
+use crate::ledger::lock::{LockName, StateLock};
 use crate::rules::manifest::Depth;
 
 /// Options of `belay verify`.
@@ -64,6 +64,9 @@ pub async fn run(global: &Global, args: VerifyArgs, inputs: Inputs) -> Result<Re
     let host = Host::open(&global.config).await?;
     let opener = opener_of(&inputs)?.or_else(|| host.opener());
     let ledger = host.ledger().await?;
+    // What is verified must not be removed meanwhile: it would look damaged.
+    let _repository = StateLock::shared(&host.settings.state.directory, &LockName::repository())
+        .map_err(Failure::of("verify"))?;
     let listing = host.catalog.list().await.map_err(Failure::of("verify"))?;
     let database = args.database.as_deref().map(|name| host.database(name)).transpose()?;
     let entry = listing
@@ -92,7 +95,7 @@ pub async fn run(global: &Global, args: VerifyArgs, inputs: Inputs) -> Result<Re
         &title,
         |v: &Verified| v.record.id.to_string(),
         async {
-            let work = verify::verify(&means, entry, depth, Utc::now);
+            let work = verify::verify(&means, entry, depth, clock::now);
             shown(global, &title, &progress, work).await.map_err(Failure::of(&title))
         },
     )

@@ -197,6 +197,27 @@ fn decide(snapshot: &Candidate, verified: &[&Candidate], policy: &Policy, now: D
     Decision::Keep(reason)
 }
 
+/// Says for each candidate from when on it may go; one that stays at any age is not named.
+///
+/// As things stand at `now`: a later verification, pin or failure changes the answer.
+pub fn expiries(
+    candidates: &[Candidate],
+    policy: &Policy,
+    now: DateTime<Utc>,
+) -> BTreeMap<SnapshotId, DateTime<Utc>> {
+    let taken_at: BTreeMap<_, _> =
+        candidates.iter().map(|candidate| (&candidate.id, candidate.taken_at)).collect();
+    // Under a policy by which everything is old, what still stays does not stay for its age.
+    let no_age = Policy { keep: TimeDelta::seconds(-1), ..*policy };
+    plan(candidates, &no_age, now)
+        .removals()
+        .filter_map(|verdict| {
+            let expires_at = taken_at.get(&verdict.id)?.checked_add_signed(policy.keep)?;
+            Some((verdict.id.clone(), expires_at))
+        })
+        .collect()
+}
+
 /// A chunk object in the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StoredChunk<'a> {

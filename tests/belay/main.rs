@@ -8,6 +8,7 @@
 
 mod chunks;
 mod fidelity;
+mod help;
 mod restore_standalone;
 mod restore_tables;
 mod stores;

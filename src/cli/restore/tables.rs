@@ -1,6 +1,5 @@
 //! `belay restore --table`: single tables, into a schema of an existing database.
 
-use chrono::Utc;
 use serde_json::json;
 
 use super::{Ground, RestoreArgs};
@@ -52,9 +51,8 @@ pub async fn run(
     Ok(report(&restored, &id))
 }
 
-#[expect(clippy::disallowed_methods, reason = "the name of a schema is to tell when it was made")]
 fn default_schema() -> String {
-    Utc::now().format("restored_%Y%m%dt%H%M%S").to_string()
+    crate::cli::clock::now().format("restored_%Y%m%dt%H%M%S").to_string()
 }
 
 fn report(restored: &RestoredTables, from: &str) -> Report {

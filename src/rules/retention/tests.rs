@@ -116,6 +116,16 @@ fn verified_snapshot_from_the_future_replaces_no_other() {
 }
 
 #[test]
+fn only_what_a_newer_verified_snapshot_replaces_expires() {
+    let pinned = Candidate { is_pinned: true, ..taken(5) };
+    let snapshots = [taken(60), verified(10), taken(9), pinned, verified(2), taken(1), taken(-1)];
+    let expiries = expiries(&snapshots, &policy(30, 2), now());
+    let expected =
+        [&snapshots[0], &snapshots[2]].map(|it| (it.id.clone(), it.taken_at + TimeDelta::days(30)));
+    assert_eq!(expiries, expected.into());
+}
+
+#[test]
 fn databases_do_not_count_for_each_other() {
     let other = Candidate { database: "other".into(), ..taken(100) };
     assert_eq!(reasons(&[verified(1), other], &policy(30, 1))[1], "no newer verified snapshot exists");

@@ -1,0 +1,221 @@
+//! `belay status`: what is fresh, verified and failing, on one screen.
+
+use std::collections::BTreeSet;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use clap::Args;
+use serde::Serialize;
+
+use super::host::Host;
+use super::list::notice_rejected;
+use super::report::{Failure, Report, age_text, bytes_text, duration_text, print_notice, time_text};
+use super::retain::policy;
+use super::table::{Align, table};
+use super::{Global, clock};
+use crate::catalog::{Entry, Listing};
+use crate::ledger::{JobOutcome, JobRun, Ledger};
+use crate::rules::freshness::freshness;
+use crate::rules::layout::SnapshotId;
+use crate::rules::manifest::Depth;
+use crate::rules::retention;
+
+/// How far back in the ledger a failure is looked for.
+const JOBS_LOOKED_AT: u32 = 100;
+
+/// Options of `belay status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {}
+
+#[derive(Serialize)]
+struct Status {
+    databases: Vec<DatabaseStatus>,
+    repository: String,
+    repository_free_bytes: Option<u64>,
+    identity_on_host: bool,
+    not_believed: usize,
+    databases_kept: Vec<Kept>,
+}
+
+#[derive(Serialize)]
+struct DatabaseStatus {
+    database: String,
+    snapshots: usize,
+    removable: usize,
+    newest: Option<Newest>,
+    newest_verified: Option<Newest>,
+    last_failure: Option<LastFailure>,
+    restore_estimate_ms: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct Newest {
+    id: SnapshotId,
+    taken_at: DateTime<Utc>,
+    depth: Option<Depth>,
+}
+
+#[derive(Serialize)]
+struct LastFailure {
+    job: &'static str,
+    at: DateTime<Utc>,
+    error: String,
+    /// Whether a job of this kind has succeeded since.
+    overcome: bool,
+}
+
+#[derive(Serialize)]
+struct Kept {
+    name: String,
+    of: String,
+    until: DateTime<Utc>,
+}
+
+/// Looks at catalog, ledger and disk; changes nothing.
+///
+/// # Errors
+/// [`Failure`]
+pub async fn run(global: &Global, _args: StatusArgs) -> Result<Report, Failure> {
+    let host = Host::open(&global.config).await?;
+    let (ledger, now) = (host.ledger().await?, clock::now());
+    let listing = host.catalog.list().await.map_err(Failure::of("status"))?;
+    notice_rejected(&listing);
+    let mut databases = Vec::new();
+    for name in names(&host, &listing).await {
+        databases.push(status_of(&name, &host, &listing, &ledger, now).await?);
+    }
+    let kept = ledger
+        .replaced()
+        .await
+        .map_err(Failure::of("status"))?
+        .into_iter()
+        .map(|database| database.replacement);
+    let status = Status {
+        databases,
+        repository: host.settings.repository.url.to_string(),
+        repository_free_bytes: host.repository_free_bytes(),
+        identity_on_host: !host.keys.identities.is_empty(),
+        not_believed: listing.rejected.len(),
+        databases_kept: kept
+            .map(|it| Kept { name: it.kept_name, of: it.original_name, until: it.expires_at })
+            .collect(),
+    };
+    Ok(Report::new("status", text(&status, now), &status))
+}
+
+/// The databases of the settings and those that have snapshots.
+async fn names(host: &Host, listing: &Listing) -> BTreeSet<String> {
+    let of_settings = match host.databases().await {
+        Ok(databases) => databases,
+        Err(failure) => {
+            print_notice(&format!("{}: {}", failure.action, failure.chain()));
+            host.settings.databases.values().cloned().collect()
+        }
+    };
+    let in_catalog = listing.entries.iter().map(|entry| entry.manifest.database.clone());
+    of_settings.into_iter().map(|database| database.connection.database).chain(in_catalog).collect()
+}
+
+async fn status_of(
+    name: &str,
+    host: &Host,
+    listing: &Listing,
+    ledger: &Ledger,
+    now: DateTime<Utc>,
+) -> Result<DatabaseStatus, Failure> {
+    let entries: Vec<&Entry> =
+        listing.entries.iter().filter(|entry| entry.manifest.database == name).collect();
+    let candidates: Vec<_> = entries.iter().map(|entry| entry.candidate()).collect();
+    let seen = freshness(&candidates, TimeDelta::MAX, now);
+    let newest = |id: &SnapshotId| {
+        let entry = entries.iter().find(|entry| entry.manifest.id == *id)?;
+        let depth = entry.verified().map(|verification| verification.depth);
+        Some(Newest { id: id.clone(), taken_at: entry.manifest.taken_at, depth })
+    };
+    let jobs = ledger.recent_jobs(Some(name), JOBS_LOOKED_AT).await.map_err(Failure::of("status"))?;
+    Ok(DatabaseStatus {
+        database: name.into(),
+        snapshots: entries.len(),
+        removable: retention::plan(&candidates, &policy(host), now).removals().count(),
+        newest: seen.newest.and_then(|aged| newest(&aged.id)),
+        newest_verified: seen.newest_verified.and_then(|aged| newest(&aged.id)),
+        last_failure: last_failure(&jobs),
+        restore_estimate_ms: entries.iter().rev().find_map(|entry| entry.restore_ms()),
+    })
+}
+
+/// `jobs` are newest first.
+fn last_failure(jobs: &[JobRun]) -> Option<LastFailure> {
+    let (position, job, at, error) =
+        jobs.iter().enumerate().find_map(|(position, job)| match job.end.as_ref() {
+            Some(end) => match &end.outcome {
+                JobOutcome::Failed { error } => Some((position, job, end.at, error.clone())),
+                JobOutcome::Interrupted => Some((position, job, end.at, "interrupted".into())),
+                JobOutcome::Done => None,
+            },
+            None => None,
+        })?;
+    let is_done = |later: &JobRun| {
+        later.kind == job.kind && later.end.as_ref().is_some_and(|end| end.outcome == JobOutcome::Done)
+    };
+    let overcome = jobs.iter().take(position).any(is_done);
+    Some(LastFailure { job: job.kind.as_str(), at, error, overcome })
+}
+
+fn text(status: &Status, now: DateTime<Utc>) -> String {
+    let (left, right) = (Align::Left, Align::Right);
+    let head = [
+        ("database", left),
+        ("newest", right),
+        ("verified", right),
+        ("depth", left),
+        ("snapshots", right),
+        ("may go", right),
+        ("restore takes", right),
+    ];
+    let rows: Vec<_> = status.databases.iter().map(|database| row(database, now)).collect();
+    let mut text = table(head, &rows);
+    for database in &status.databases {
+        if let Some(failure) = &database.last_failure {
+            let since = if failure.overcome { ", succeeded since" } else { "" };
+            let (name, age) = (&database.database, age_text(now - failure.at));
+            text.push_str(&format!(
+                "last failure  {} {name}, {age} ago{since}: {}\n",
+                failure.job, failure.error
+            ));
+        }
+    }
+    let free =
+        status.repository_free_bytes.map(|bytes| format!(", {} free", bytes_text(bytes))).unwrap_or_default();
+    text.push_str(&format!("repository    {}{free}\n", status.repository));
+    if status.not_believed > 0 {
+        text.push_str(&format!("not believed  {} snapshots; `belay list` says why\n", status.not_believed));
+    }
+    let identity =
+        if status.identity_on_host { "on this host" } else { "not on this host: nothing can be opened here" };
+    text.push_str(&format!("identity      {identity}\n"));
+    for kept in &status.databases_kept {
+        text.push_str(&format!(
+            "kept          database {}, once {}, until {}\n",
+            kept.name,
+            kept.of,
+            time_text(kept.until)
+        ));
+    }
+    text
+}
+
+fn row(status: &DatabaseStatus, now: DateTime<Utc>) -> [String; 7] {
+    let age = |newest: &Option<Newest>| {
+        newest.as_ref().map_or_else(|| "never".into(), |newest| age_text(now - newest.taken_at))
+    };
+    let depth = status.newest_verified.as_ref().and_then(|newest| newest.depth);
+    [
+        status.database.clone(),
+        age(&status.newest),
+        age(&status.newest_verified),
+        depth.map_or("-", Depth::as_str).into(),
+        status.snapshots.to_string(),
+        status.removable.to_string(),
+        status.restore_estimate_ms.map_or_else(|| "-".into(), duration_text),
+    ]
+}
