@@ -9,6 +9,7 @@
 mod chunks;
 mod fidelity;
 mod help;
+mod readme;
 mod restore_standalone;
 mod restore_tables;
 mod stores;
