@@ -16,6 +16,21 @@
 //! | L2 | [`settings`]: every key, typed |
 //! | L0 | [`rules`]: decides, never does: no disk, no network, no clock, no log |
 //!
+//! # Choices worth knowing before changing them
+//!
+//! - **pg_dump is the authority** on what a dump contains. Large tables alone go another way, by
+//!   `COPY` of ctid ranges in the same exported snapshot; everything else is pg_dump's archive.
+//! - **Tables are locked before the snapshot is taken**, because TRUNCATE and DROP do not respect
+//!   snapshots ([`postgres::session::Keeper`]).
+//! - **The client programs are of the server's own major version** where they are installed, else
+//!   the lowest above it: what a newer pg_dump writes, an older server may not read.
+//! - **Plain bytes are digested with BLAKE3, stored bytes with SHA-256**: there are many of the
+//!   former, and `sha256sum` shall agree about the latter.
+//! - **Session values that change text** (time zone, `bytea_output`, `lc_monetary`, …) are pinned
+//!   in every session: databases and roles set them, and row digests must not depend on it.
+//! - **A verification record names objects, not tables**: it lies in the open. What differs in a
+//!   table is told to whoever asked.
+//!
 //! # Glossary
 //!
 //! *snapshot*: one logical dump of one database · *manifest*: our signed record of one ·

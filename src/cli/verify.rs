@@ -120,11 +120,12 @@ fn report(verified: &Verified) -> Report {
             duration_text(record.elapsed_ms)
         ));
     }
-    text.extend(record.problems.iter().map(|problem| format!("  problem: {problem}\n")));
+    let problems: Vec<&String> = record.problems.iter().chain(&verified.differences).collect();
+    text.extend(problems.iter().map(|problem| format!("  problem: {problem}\n")));
     text.extend(verified.notes.iter().map(|note| format!("  note: {note}\n")));
     let body = json!({
         "id": record.id, "depth": record.depth, "ok": record.is_ok, "tables_compared": record.tables_compared,
-        "rows_compared": record.rows_compared, "problems": record.problems, "notes": verified.notes,
+        "rows_compared": record.rows_compared, "problems": problems, "notes": verified.notes,
         "restore_ms": record.restore_ms, "elapsed_ms": record.elapsed_ms,
     });
     let report = Report::new("verify", text, &body);

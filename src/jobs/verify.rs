@@ -51,6 +51,9 @@ pub struct Means<'a> {
 pub struct Verified {
     /// The record, as signed.
     pub record: Verification,
+    /// What is different in the restored database, by name; the record, which lies in the open,
+    /// has only their number.
+    pub differences: Vec<String>,
     /// What could not be compared, and why.
     pub notes: Vec<String>,
 }
@@ -59,6 +62,7 @@ pub struct Verified {
 #[derive(Debug, Default)]
 struct Findings {
     problems: Vec<String>,
+    differences: Vec<String>,
     notes: Vec<String>,
     damaged_chunks: Vec<String>,
     tables: u64,
@@ -82,6 +86,10 @@ pub async fn verify(
     let mut findings =
         until_stalled(means.progress, means.stall_timeout, "verify the snapshot", work).await?;
     findings.damaged_chunks.sort();
+    if !findings.differences.is_empty() {
+        let number = findings.differences.len();
+        findings.problems.push(format!("what was restored differs from the snapshot in {number} respect(s)"));
+    }
     let record = Verification {
         format: manifest::FORMAT,
         id: entry.manifest.id.clone(),
@@ -99,15 +107,18 @@ pub async fn verify(
     if let Some(key) = means.signing {
         means.catalog.record_verification(&entry.home, &record, key).await?;
     }
-    Ok(Verified { record, notes: findings.notes })
+    Ok(Verified { record, differences: findings.differences, notes: findings.notes })
 }
 
 async fn find(means: &Means<'_>, entry: &Entry, depth: Depth) -> Result<Findings, JobError> {
-    let mut findings = read_again(means, entry).await?;
-    if depth == Depth::Stored || !findings.problems.is_empty() {
-        return Ok(findings);
+    if depth == Depth::Stored {
+        return read_again(means, entry).await;
     }
     let opener = means.opener.ok_or(JobError::NoIdentity { action: "open the snapshot" })?;
+    let mut findings = read_again(means, entry).await?;
+    if !findings.problems.is_empty() {
+        return Ok(findings);
+    }
     let source = Source { catalog: means.catalog, entry, opener };
     let inventory = match source.inventory().await {
         Err(error @ JobError::Object { .. }) => {

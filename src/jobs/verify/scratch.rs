@@ -35,7 +35,7 @@ pub async fn restore_and_compare(
     })?;
     match compared {
         Err(error) if is_finding(&error) => {
-            findings.problems.push(in_a_sentence(&error));
+            findings.differences.push(in_a_sentence(&error));
             Ok(())
         }
         other => other,
@@ -88,7 +88,7 @@ async fn load_and_prove(
     findings.restore_ms = Some(watch.elapsed_ms());
     let claim = Claim { manifest: &source.entry.manifest, inventory, loaded: &loaded };
     let proven = prove::prove(&claim, &connection, tools, Proof::Full, means.jobs, means.progress).await?;
-    findings.problems.extend(proven.problems);
+    findings.differences.extend(proven.problems);
     findings.notes.extend(proven.notes);
     findings.notes.extend(loaded.notes);
     findings.tables = proven.tables;
