@@ -1,11 +1,16 @@
 //! `belay`: argv, settings, privileges, logs, then the verb; the only `exit`.
 
-use belay::cli::report::{ExitCode, Failure, Report, print_failure, print_report};
+use belay::cli::report::{ExitCode, Failure, Report, print_failure, print_notice, print_report};
 use belay::cli::{self, Cli, host, privileges};
+use belay::postgres::tether;
 use clap::Parser as _;
 use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> std::process::ExitCode {
+    if let Some(error) = tether::follow(std::env::args_os()) {
+        print_notice(&error.to_string());
+        return std::process::ExitCode::from(EXEC_FAILED);
+    }
     let cli = Cli::parse();
     let as_json = cli.global.json;
     start_logging();
@@ -21,6 +26,9 @@ fn main() -> std::process::ExitCode {
     };
     std::process::ExitCode::from(code as u8)
 }
+
+/// What a shell says of a program that it cannot start.
+const EXEC_FAILED: u8 = 127;
 
 fn start_logging() {
     use tracing_subscriber::EnvFilter;

@@ -8,6 +8,7 @@ pub mod describe;
 pub mod rights;
 pub mod scratch;
 pub mod session;
+pub mod tether;
 pub mod tools;
 
 use std::path::PathBuf;
@@ -102,6 +103,14 @@ pub enum PostgresError {
         /// How it ended: `exited with status 1`, `was ended by signal 9`.
         status: String,
         /// The end of what it wrote to standard error.
+        messages: String,
+    },
+    /// A program exited with status 0, but what it wrote is not whole.
+    #[error("{tool} exited with status 0, but what it wrote is not whole{}", said(messages))]
+    Incomplete {
+        /// Its name.
+        tool: &'static str,
+        /// What is missing, in words; may be empty.
         messages: String,
     },
     /// What a program wrote could not be passed on.

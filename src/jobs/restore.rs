@@ -127,7 +127,7 @@ pub async fn restore(
             reasons: plan.refusals,
         });
     }
-    let marker = format!("belay:loading:{}{}", layout::tail(rand::random()), layout::tail(rand::random()));
+    let marker = format!("{LOADING}{}{}", layout::tail(rand::random()), layout::tail(rand::random()));
     let work = restore_as_planned(means, request, &source, &inventory, plan, &marker, clock);
     let restored = until_stalled(means.progress, request.stall_timeout, "restore the snapshot", work).await;
     match restored {
@@ -161,6 +161,7 @@ async fn restore_as_planned(
         session::server_version_num(&mut session).await? / 10_000,
     )
     .await?;
+    session::work_under(&mut session, marker).await?;
     make_roles(source, &plan, &mut session).await?;
     let beside = Beside::create(means.ledger, inventory, &mut session, marker, clock()).await?;
     let (loaded, proven) = load_and_prove(means, request, source, inventory, &tools, &beside).await?;
@@ -240,6 +241,11 @@ async fn make_roles(
     }
     Ok(())
 }
+
+/// What the marker of a database begins with while it is loaded, and once it was set aside. What
+/// follows is the same for both databases of one swap.
+const LOADING: &str = "belay:loading:";
+const KEPT: &str = "belay:kept:";
 
 /// The database that a snapshot is loaded into before it has its name.
 pub(crate) struct Beside {

@@ -17,7 +17,7 @@ use super::load::{Source, StoredCheck};
 use super::{JobError, Progress, Stopwatch, blocking, until_stalled};
 use crate::catalog::{Catalog, Entry};
 use crate::postgres::PostgresError;
-use crate::postgres::tools::{RunningTool, Streams, Tools};
+use crate::postgres::tools::{RunningTool, Streams, Tools, WhileRead};
 use crate::rules::digest::{Digest256, RowTally};
 use crate::rules::layout::{self, ObjectKey};
 use crate::rules::manifest::{self, ChunkPart, Depth, Inventory, ObjectRecord, Verification};
@@ -291,7 +291,7 @@ async fn list_archive(
     command.arg("--list");
     let mut tool = RunningTool::start(command, Streams::In)?;
     let stdin = tool.stdin()?;
-    let opened = source.pump_opened(&sealed, record, ListedPrefix(Some(stdin)), means.progress).await?;
+    let opened = source.pump_opened(&sealed, record, WhileRead::new(stdin), means.progress).await?;
     let listed = tool.reap().await;
     Ok(match (opened, listed) {
         (Err(error), _) => Some(in_a_sentence(&JobError::Object {
@@ -304,25 +304,4 @@ async fn list_archive(
         (Ok(()), Err(error)) => return Err(error.into()),
         (Ok(()), Ok(_)) => None,
     })
-}
-
-/// Passes bytes on for as long as they are read: pg_restore stops after the table of contents.
-struct ListedPrefix(Option<std::fs::File>);
-
-impl std::io::Write for ListedPrefix {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        if let Some(pipe) = &mut self.0
-            && let Err(error) = pipe.write_all(bytes)
-        {
-            if error.kind() != std::io::ErrorKind::BrokenPipe {
-                return Err(error);
-            }
-            self.0 = None;
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
 }

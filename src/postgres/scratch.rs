@@ -44,7 +44,6 @@ impl ScratchCluster {
         let password: String = rand::rng().sample_iter(Alphanumeric).take(32).map(char::from).collect();
         let failed = |source| PostgresError::Pump { tool: "initdb".into(), source };
         prepare(&directory, &password).map_err(failed)?;
-        initialize(&directory, programs, superuser).await?;
         let port = free_port().map_err(failed)?;
         let connection = Connection {
             host: directory.to_string_lossy().into_owned(),
@@ -55,8 +54,10 @@ impl ScratchCluster {
             sslmode: SslMode::Disable,
             sslrootcert: None,
         };
-        let server = serve(&directory, programs, port)?;
-        let mut cluster = Self { directory, server: Some(server), connection };
+        // From here on its directory goes with it, also when we are stopped while initdb runs.
+        let mut cluster = Self { directory, server: None, connection };
+        initialize(&cluster.directory, programs, superuser).await?;
+        cluster.server = Some(serve(&cluster.directory, programs, port)?);
         cluster.wait_until_ready().await?;
         Ok(cluster)
     }
@@ -109,10 +110,9 @@ impl ScratchCluster {
 
 impl Drop for ScratchCluster {
     fn drop(&mut self) {
-        // The server dies with its handle; its processes end when they miss their postmaster.
-        if self.server.take().is_some() {
-            let _ = std::fs::remove_dir_all(&self.directory);
-        }
+        // The server ends with its handle.
+        drop(self.server.take());
+        let _ = std::fs::remove_dir_all(&self.directory);
     }
 }
 

@@ -115,6 +115,39 @@ pub async fn server_version_num(session: &mut PgConnection) -> Result<u32, Postg
     Ok(u32::try_from(number).unwrap_or_default())
 }
 
+/// Makes `session` the one that works under `marker` until it ends; see [`outlive`].
+///
+/// # Errors
+/// As [`PostgresError::of_query`] sorts them.
+pub async fn work_under(session: &mut PgConnection, marker: &str) -> Result<(), PostgresError> {
+    run(
+        session,
+        "announce the work to the server",
+        format!("SELECT pg_catalog.pg_advisory_lock({})", lock_key(marker)),
+    )
+    .await
+}
+
+/// Waits until no session of this database works under `marker` any more.
+///
+/// A server carries out the statement that it got from a client that is dead by now: a database
+/// that is not there yet may still come, and a rename may still happen.
+///
+/// # Errors
+/// [`PostgresError::LockTimeout`] when it takes very long; then later is early enough.
+pub async fn outlive(session: &mut PgConnection, marker: &str) -> Result<(), PostgresError> {
+    let key = lock_key(marker);
+    let sql = format!(
+        "SET lock_timeout = '60s'; SELECT pg_catalog.pg_advisory_lock({key}); \
+         SELECT pg_catalog.pg_advisory_unlock({key}); SET lock_timeout = 0"
+    );
+    run(session, "wait for the end of an interrupted restore", sql).await
+}
+
+fn lock_key(marker: &str) -> String {
+    format!("pg_catalog.hashtextextended({}, 0)", crate::rules::sql::literal(marker))
+}
+
 /// Names of the databases that accept connections, without templates.
 ///
 /// # Errors

@@ -7,18 +7,25 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
 
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use secrecy::ExposeSecret as _;
 use tokio::io::AsyncReadExt as _;
 use tokio::process::{Child, Command};
 
-use super::PostgresError;
+use super::{PostgresError, tether};
 use crate::settings::Connection;
 
 /// Bytes moved between a child and its reader at a time.
 const PIPE_BYTES: usize = 1 << 20;
 /// How much of a child's standard error is kept, from its end.
 const MESSAGES_BYTES: usize = 8 << 10;
+/// How often a child that is not wanted any more is looked at before it is killed, and the pause
+/// between.
+const END_ATTEMPTS: u32 = 100;
+const END_PAUSE: Duration = Duration::from_millis(5);
 
 /// A set of PostgreSQL's programs of one version.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -149,7 +156,9 @@ fn directories(preferred: Option<&Path>, path: &str) -> Vec<PathBuf> {
     found
 }
 
-/// A running child of ours; killed when dropped before it was reaped.
+/// A running child of ours; ended when dropped before it was reaped, and when this process dies.
+///
+/// It leads a process group of its own: Ctrl-C reaches us alone, and we end its children with it.
 pub struct RunningTool {
     name: String,
     child: Child,
@@ -174,29 +183,30 @@ impl RunningTool {
     ///
     /// # Errors
     /// [`PostgresError::ToolStart`]
-    pub fn start(mut command: Command, streams: Streams) -> Result<Self, PostgresError> {
+    pub fn start(command: Command, streams: Streams) -> Result<Self, PostgresError> {
         let pipe_if = |is_piped| if is_piped { Stdio::piped() } else { Stdio::null() };
-        command
-            .stdin(pipe_if(matches!(streams, Streams::In | Streams::InOut)))
-            .stdout(pipe_if(matches!(streams, Streams::Out | Streams::InOut)));
-        Self::spawn(command)
+        let stdin = pipe_if(matches!(streams, Streams::In | Streams::InOut));
+        Self::spawn(&command, stdin, pipe_if(matches!(streams, Streams::Out | Streams::InOut)))
     }
 
     /// Starts `command` reading `input`; we read what it writes.
     ///
     /// # Errors
     /// [`PostgresError::ToolStart`]
-    pub fn start_reading(mut command: Command, input: File) -> Result<Self, PostgresError> {
-        command.stdin(Stdio::from(input)).stdout(Stdio::piped());
-        Self::spawn(command)
+    pub fn start_reading(command: Command, input: File) -> Result<Self, PostgresError> {
+        Self::spawn(&command, Stdio::from(input), Stdio::piped())
     }
 
-    fn spawn(mut command: Command) -> Result<Self, PostgresError> {
+    fn spawn(command: &Command, stdin: Stdio, stdout: Stdio) -> Result<Self, PostgresError> {
         let program = PathBuf::from(command.as_std().get_program());
         let name =
             program.file_name().map_or_else(|| "child".into(), |name| name.to_string_lossy().into_owned());
-        command.stderr(Stdio::piped()).kill_on_drop(true);
-        let mut child = command.spawn().map_err(|source| PostgresError::ToolStart { program, source })?;
+        let failed = |source| PostgresError::ToolStart { program: program.clone(), source };
+        // A tether starts whatever the program is, and would hide that it is missing.
+        std::fs::metadata(&program).map_err(failed)?;
+        let mut command = tether::tethered(command, ending_of(&name));
+        command.stdin(stdin).stdout(stdout).stderr(Stdio::piped()).kill_on_drop(true).process_group(0);
+        let mut child = command.spawn().map_err(failed)?;
         let stderr = child.stderr.take();
         let messages = tokio::spawn(async move {
             match stderr {
@@ -238,12 +248,16 @@ impl RunningTool {
     /// Ends a server: asks for an immediate shutdown (SIGQUIT), waits for its end, and returns
     /// the end of what it wrote to standard error.
     pub async fn end(mut self) -> String {
-        if let Some(pid) = self.child.id().and_then(|pid| i32::try_from(pid).ok()) {
-            let _ =
-                nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGQUIT);
-        }
+        self.signal(Signal::SIGQUIT);
         let _ = self.child.wait().await;
         (&mut self.messages).await.unwrap_or_default()
+    }
+
+    /// Signals the child's group, unless the child was reaped: the number may be another's then.
+    fn signal(&self, signal: Signal) {
+        if let Some(pid) = self.child.id().and_then(|pid| i32::try_from(pid).ok()) {
+            let _ = killpg(Pid::from_raw(pid), signal);
+        }
     }
 
     /// Waits for the child and returns the end of what it wrote to standard error.
@@ -258,6 +272,29 @@ impl RunningTool {
         }
         Err(PostgresError::ToolFailed { tool: self.name.clone(), status: in_words(status), messages })
     }
+}
+
+impl Drop for RunningTool {
+    /// A pg_restore that is asked to end cancels what the server does for it; one that is killed
+    /// leaves an index being built.
+    fn drop(&mut self) {
+        if self.has_ended() {
+            return;
+        }
+        self.signal(ending_of(&self.name));
+        for _ in 0..END_ATTEMPTS {
+            if self.has_ended() {
+                return;
+            }
+            std::thread::sleep(END_PAUSE);
+        }
+        self.signal(Signal::SIGKILL);
+    }
+}
+
+/// The signal that ends a program soon: a server would wait for its clients otherwise.
+fn ending_of(name: &str) -> Signal {
+    if name == "postgres" { Signal::SIGQUIT } else { Signal::SIGTERM }
 }
 
 fn not_piped() -> std::io::Error {
@@ -313,6 +350,35 @@ pub fn pump(mut from: impl Read, mut to: impl Write, on_bytes: impl Fn(usize)) -
         to.write_all(piece.get(..read).unwrap_or_default())?;
         on_bytes(read);
         moved += read as u64;
+    }
+}
+
+/// Passes bytes on for as long as they are read: pg_restore may stop before the end of an archive,
+/// and its exit status says whether it should have.
+pub struct WhileRead(Option<File>);
+
+impl WhileRead {
+    /// Writes into `pipe`.
+    pub fn new(pipe: File) -> Self {
+        Self(Some(pipe))
+    }
+}
+
+impl Write for WhileRead {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if let Some(pipe) = &mut self.0
+            && let Err(error) = pipe.write_all(bytes)
+        {
+            if error.kind() != std::io::ErrorKind::BrokenPipe {
+                return Err(error);
+            }
+            self.0 = None;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 

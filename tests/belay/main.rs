@@ -7,6 +7,7 @@
 )]
 
 mod chunks;
+mod death;
 mod fidelity;
 mod help;
 mod readme;

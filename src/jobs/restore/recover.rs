@@ -1,5 +1,6 @@
 //! Puts in order what an interrupted restore left in a cluster; every run begins with it.
 
+use super::{KEPT, LOADING};
 use crate::jobs::JobError;
 use crate::ledger::{Ledger, LoadingDatabase, ReplacementState};
 use crate::postgres::describe;
@@ -39,6 +40,9 @@ async fn settle_swaps(ledger: &Ledger, connection: &Connection) -> Result<Recove
     if planned.is_empty() {
         return Ok(recovered);
     }
+    // Looked up after the swaps: a restore that lives is forgotten only when its swap is confirmed.
+    let living: Vec<_> =
+        ledger.loading().await?.into_iter().filter(|loading| loading.process.is_alive()).collect();
     let mut session = session::connect(&connection.with_database(session::MAINTENANCE_DATABASE)).await?;
     let here = describe::identity(&mut session).await?.1.unwrap_or_default();
     for database in planned
@@ -46,6 +50,11 @@ async fn settle_swaps(ledger: &Ledger, connection: &Connection) -> Result<Recove
         .map(|planned| planned.replacement)
         .filter(|planned| planned.system_identifier == here)
     {
+        let restore = database.marker.replacen(KEPT, LOADING, 1);
+        if living.iter().any(|loading| loading.loading.marker == restore) {
+            continue;
+        }
+        session::outlive(&mut session, &restore).await?;
         let name = describe::database_name(&mut session, database.oid).await?;
         if name.as_deref() == Some(database.kept_name.as_str()) {
             ledger.confirm_replaced(&database.marker).await?;
@@ -75,6 +84,7 @@ pub async fn drop_loading(
     let mut session = session::connect(&connection.with_database(session::MAINTENANCE_DATABASE)).await?;
     let here = describe::identity(&mut session).await?.1.unwrap_or_default();
     for database in loading.into_iter().filter(|database| database.system_identifier == here) {
+        session::outlive(&mut session, &database.marker).await?;
         let sql = format!(
             "SELECT pg_catalog.shobj_description(oid, 'pg_database') AS comment FROM pg_catalog.pg_database WHERE datname = {}",
             crate::rules::sql::literal(&database.temp_name)

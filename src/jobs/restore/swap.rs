@@ -5,13 +5,12 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sqlx::postgres::PgConnection;
 
-use super::{Beside, Request};
+use super::{Beside, KEPT, LOADING, Request};
 use crate::jobs::JobError;
 use crate::ledger::{Ledger, Replacement};
 use crate::postgres::PostgresError;
 use crate::postgres::describe;
 use crate::postgres::session::{self, rows};
-use crate::rules::layout;
 use crate::rules::manifest::Inventory;
 use crate::rules::sql::{database_properties, literal, quoted};
 use crate::settings::Connection;
@@ -55,7 +54,7 @@ pub async fn take_over(
         oid,
         kept_name: kept_name.clone(),
         original_name: name.to_owned(),
-        marker: format!("belay:kept:{}{}", layout::tail(rand::random()), layout::tail(rand::random())),
+        marker: beside.marker.replacen(LOADING, KEPT, 1),
         replaced_at: now,
         expires_at: now + request.keep_replaced,
     };

@@ -1,6 +1,7 @@
 //! Streams the archives of pg_dump and pg_dumpall into the store, sealed on the way.
 //!
-//! An archive becomes visible only after its program has exited with status 0.
+//! An archive becomes visible only after its program has exited with status 0. That it is whole
+//! is not taken on trust: pg_restore reads it to its end as it passes.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use tokio::process::Command;
 use super::{Facts, Means};
 use crate::jobs::{JobError, Progress, blocking};
 use crate::postgres::describe::Table;
-use crate::postgres::tools::{RunningTool, Streams, digest_schema_text, pump};
+use crate::postgres::tools::{RunningTool, Streams, WhileRead, digest_schema_text, pump};
 use crate::postgres::{PostgresError, session};
 use crate::rules::digest::Digest256;
 use crate::rules::layout::{self, ObjectKey, SnapshotHome};
@@ -21,6 +22,9 @@ use crate::store::{PartSender, Parts};
 
 /// Bytes per part on the way to the store; S3 wants no less than 5 MiB.
 const PART_BYTES: usize = 8 << 20;
+/// What pg_dumpall writes last, and how much of its end is looked at: more lines may follow.
+const GLOBALS_END: &[u8] = b"-- PostgreSQL database cluster dump complete";
+const GLOBALS_TAIL_BYTES: usize = 4 << 10;
 
 /// What pg_dump and pg_dumpall wrote.
 pub struct Archives {
@@ -40,10 +44,9 @@ pub async fn dump_all(
     large: &[Table],
 ) -> Result<Archives, JobError> {
     let dump = Dump { means, database, snapshot, facts };
-    let digester = SchemaDigester::start(dump.restore_to_text())?;
-    let (schema, schema_digest) = dump.schema(&home.key(layout::SCHEMA), digester).await?;
-    let data = dump.stream(dump.data_command(large), &home.key(layout::DATA)).await?;
-    let globals = dump.stream(dump.globals_command().await?, &home.key(layout::GLOBALS)).await?;
+    let (schema, schema_digest) = dump.schema(&home.key(layout::SCHEMA)).await?;
+    let data = dump.data(large, &home.key(layout::DATA)).await?;
+    let globals = dump.globals(&home.key(layout::GLOBALS)).await?;
     Ok(Archives { schema, data, globals, schema_digest })
 }
 
@@ -89,35 +92,59 @@ impl Dump<'_> {
         Ok(command)
     }
 
-    fn restore_to_text(&self) -> Command {
+    /// Starts a pg_restore that reads an archive to its end and writes it as text to `output`.
+    fn archive_reader(&self, output: &str, streams: Streams) -> Result<RunningTool, PostgresError> {
         let mut command = self.facts.tools.command("pg_restore", &self.database.connection);
-        command.arg("--file=-").env_remove("PGDATABASE");
-        command
+        command.arg(format!("--file={output}")).env_remove("PGDATABASE");
+        RunningTool::start(command, streams)
     }
 
-    /// Stores the schema archive, and has pg_restore write it as text to be digested meanwhile.
-    async fn schema(
-        &self,
-        key: &ObjectKey,
-        digester: SchemaDigester,
-    ) -> Result<(ObjectRecord, Digest256), JobError> {
+    /// Stores the schema archive, and digests the text that it stands for.
+    async fn schema(&self, key: &ObjectKey) -> Result<(ObjectRecord, Digest256), JobError> {
         let mut command = self.pg_dump();
         command.args(["--section=pre-data", "--section=post-data"]);
-        let SchemaDigester { tool, stdin, digest } = digester;
-        let (record, stdin) = self.stream_with(command, key, stdin).await?;
-        drop(stdin);
-        tool.reap().await?;
+        let mut reader = self.archive_reader("-", Streams::InOut)?;
+        let stdout = reader.stdout()?;
+        let digest = tokio::task::spawn_blocking(move || digest_schema_text(stdout));
+        let record = self.archive(command, key, reader).await?;
         let digest = digest.await.map_err(JobError::Panicked)?;
         let digest = digest.map_err(|source| PostgresError::Pump { tool: "pg_restore".into(), source })?;
         Ok((record, digest))
     }
 
-    async fn stream(&self, command: Command, key: &ObjectKey) -> Result<ObjectRecord, JobError> {
-        Ok(self.stream_with(command, key, io::sink()).await?.0)
+    async fn data(&self, large: &[Table], key: &ObjectKey) -> Result<ObjectRecord, JobError> {
+        let reader = self.archive_reader("/dev/null", Streams::In)?;
+        self.archive(self.data_command(large), key, reader).await
+    }
+
+    /// Stores an archive of pg_dump while `reader` reads it.
+    async fn archive(
+        &self,
+        command: Command,
+        key: &ObjectKey,
+        mut reader: RunningTool,
+    ) -> Result<ObjectRecord, JobError> {
+        let (record, stdin) = self.stream(command, key, WhileRead::new(reader.stdin()?)).await?;
+        drop(stdin);
+        match reader.reap().await {
+            Err(PostgresError::ToolFailed { messages, .. }) => {
+                Err(PostgresError::Incomplete { tool: "pg_dump", messages }.into())
+            }
+            Err(error) => Err(error.into()),
+            Ok(_) => Ok(record),
+        }
+    }
+
+    async fn globals(&self, key: &ObjectKey) -> Result<ObjectRecord, JobError> {
+        let (record, Tail(end)) = self.stream(self.globals_command().await?, key, Tail(Vec::new())).await?;
+        if memchr::memmem::find(&end, GLOBALS_END).is_none() {
+            return Err(PostgresError::Incomplete { tool: "pg_dumpall", messages: String::new() }.into());
+        }
+        Ok(record)
     }
 
     /// Seals what `command` writes into the object `key`, and copies it to `also`.
-    async fn stream_with<W: Write + Send + 'static>(
+    async fn stream<W: Write + Send + 'static>(
         &self,
         command: Command,
         key: &ObjectKey,
@@ -222,18 +249,18 @@ impl Write for PartWriter {
     }
 }
 
-/// A pg_restore that turns the schema archive into text, and the digest of that text.
-struct SchemaDigester {
-    tool: RunningTool,
-    stdin: std::fs::File,
-    digest: tokio::task::JoinHandle<io::Result<Digest256>>,
-}
+/// The end of what was written.
+struct Tail(Vec<u8>);
 
-impl SchemaDigester {
-    fn start(command: Command) -> Result<Self, JobError> {
-        let mut tool = RunningTool::start(command, Streams::InOut)?;
-        let (stdin, stdout) = (tool.stdin()?, tool.stdout()?);
-        let digest = tokio::task::spawn_blocking(move || digest_schema_text(stdout));
-        Ok(Self { tool, stdin, digest })
+impl Write for Tail {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.extend_from_slice(bytes);
+        let surplus = self.0.len().saturating_sub(GLOBALS_TAIL_BYTES);
+        self.0.drain(..surplus);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
