@@ -91,9 +91,9 @@ enum Part {
     End,
 }
 
-/// The writing end of an object: parts in order, then [`PartSender::finish`].
+/// The writing end of an object: parts in order, then [`PartSender::blocking_finish`].
 ///
-/// Dropped without `finish`, it makes `put` fail with [`StoreError::Abandoned`].
+/// Dropped before that, it makes `put` fail with [`StoreError::Abandoned`].
 #[derive(Debug)]
 pub struct PartSender(mpsc::Sender<Part>);
 

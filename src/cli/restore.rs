@@ -47,7 +47,7 @@ pub struct RestoreArgs {
     /// live database or of --into: columns and rows, without constraints, defaults, indexes or generated columns
     #[arg(long = "table", value_name = "TABLE", conflicts_with = "swap")]
     pub tables: Vec<TableName>,
-    /// The schema that gets the tables of --table, made if it is missing [default: restored_<time>]
+    /// The schema that gets the tables of --table, made if it is missing (default: restored_TIME)
     #[arg(long, value_name = "NAME", requires = "tables", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub schema: Option<String>,
     /// Say what would be done, and do nothing
