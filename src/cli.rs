@@ -27,6 +27,7 @@ use std::future::Future;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use tracing::Instrument as _;
 
 use self::report::{Failure, Report};
 use crate::keys::read_identity_bytes;
@@ -158,7 +159,7 @@ fn opener_of(inputs: &privileges::Inputs) -> Result<Option<Opener>, Failure> {
     Ok(Some(Opener::new(identities)))
 }
 
-/// Carries out `work` with a beginning and an end in the ledger.
+/// Carries out `work` with a beginning and an end in the ledger and in the log.
 async fn recorded<T>(
     ledger: &Ledger,
     kind: JobKind,
@@ -169,11 +170,25 @@ async fn recorded<T>(
 ) -> Result<T, Failure> {
     ledger.close_abandoned(clock::now()).await.map_err(Failure::of(title))?;
     let id = ledger.begin_job(kind, database, clock::now()).await.map_err(Failure::of(title))?;
-    let done = work.await;
+    let watch = std::time::Instant::now();
+    let span = tracing::info_span!("job", job = kind.as_str(), database, backup_id = tracing::field::Empty);
+    let done = async {
+        tracing::info!("job begins");
+        let done = work.await;
+        let elapsed_ms = u64::try_from(watch.elapsed().as_millis()).unwrap_or(u64::MAX);
+        match &done {
+            Ok(_) => tracing::info!(elapsed_ms, "job ends"),
+            Err(failure) => tracing::info!(elapsed_ms, error = failure.chain(), "job fails"),
+        }
+        done
+    }
+    .instrument(span.clone())
+    .await;
     let (outcome, subject) = match &done {
         Ok(value) => (JobOutcome::Done, Some(subject(value))),
         Err(failure) => (JobOutcome::Failed { error: failure.chain() }, None),
     };
+    span.record("backup_id", subject.as_deref());
     ledger.end_job(id, &outcome, subject.as_deref(), clock::now()).await.map_err(Failure::of(title))?;
     done
 }
