@@ -174,6 +174,7 @@ pub struct Progress {
 impl Progress {
     /// Says what the job does now; counts as movement.
     pub fn enter(&self, phase: &'static str) {
+        tracing::debug!(phase, "phase begins");
         *self.phase.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = phase;
         self.beat();
     }
