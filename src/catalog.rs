@@ -38,6 +38,14 @@ pub enum CatalogError {
         /// Address of the store.
         store: String,
     },
+    /// There is no `belay.json`, but there are objects of a repository.
+    #[error("open repository {store}: {key} is missing, though there are objects of a repository")]
+    RecordLost {
+        /// Address of the store.
+        store: String,
+        /// Where it should lie.
+        key: String,
+    },
     /// A signed document is not to be believed.
     #[error("{key}: {source}")]
     Untrusted {
@@ -290,8 +298,20 @@ impl Catalog {
     /// Writes `belay.json` into a store that has none.
     ///
     /// # Errors
-    /// [`StoreError::Exists`] when there is a repository already.
+    /// [`StoreError::Exists`] when there is a repository already, [`CatalogError::RecordLost`] when
+    /// there is all of one but its record.
     pub async fn create(
+        store: &dyn Store,
+        record: &RepositoryRecord,
+        key: &SigningKey,
+    ) -> Result<(), CatalogError> {
+        if let Err(error @ CatalogError::RecordLost { .. }) = read_record(store).await {
+            return Err(error);
+        }
+        Self::write_record(store, record, key).await
+    }
+
+    async fn write_record(
         store: &dyn Store,
         record: &RepositoryRecord,
         key: &SigningKey,
@@ -305,8 +325,7 @@ impl Catalog {
 
     /// Replaces `belay.json` when another host becomes the writer: the one object that is.
     ///
-    /// Between the removal and the write there is no repository; the snapshots are untouched, and
-    /// a second attempt begins with [`Catalog::create`].
+    /// Between the removal and the write there is no record; the snapshots are untouched.
     ///
     /// # Errors
     /// What the store says.
@@ -316,27 +335,22 @@ impl Catalog {
         key: &SigningKey,
     ) -> Result<(), CatalogError> {
         store.delete(&repository_key()).await?;
-        Self::create(store, record, key).await
+        Self::write_record(store, record, key).await
     }
 
     /// Opens the repository in `store`; signatures of `trusted`, and of signers that a trusted
     /// repository record names as former ones, count.
     ///
     /// # Errors
-    /// [`CatalogError::NoRepository`], [`CatalogError::Untrusted`], [`CatalogError::Format`]
+    /// [`CatalogError::NoRepository`], [`CatalogError::RecordLost`], [`CatalogError::Untrusted`],
+    /// [`CatalogError::Format`]
     pub async fn open(
         store: Arc<dyn Store>,
         cluster: &str,
         trusted: Vec<SignerKey>,
     ) -> Result<Self, CatalogError> {
-        let key = repository_key();
-        let bytes = match read_small(store.as_ref(), &key, SMALL_MAX_BYTES).await {
-            Err(StoreError::Missing { store, .. }) => return Err(CatalogError::NoRepository { store }),
-            other => other?,
-        };
-        let record: RepositoryRecord = open_document(REPOSITORY_KIND, &key, &bytes, &trusted)?;
-        manifest::check_format(record.format)
-            .map_err(|source| CatalogError::Format { key: key.to_string(), source })?;
+        let bytes = read_record(store.as_ref()).await?;
+        let record: RepositoryRecord = open_document(REPOSITORY_KIND, &repository_key(), &bytes, &trusted)?;
         let mut trusted = trusted;
         trusted.extend(record.former_signers.iter().cloned());
         Ok(Self { store, cluster: cluster.into(), record, trusted })
@@ -418,8 +432,6 @@ impl Catalog {
             other => other?,
         };
         let manifest: Manifest = open_document(MANIFEST_KIND, &key, &bytes, &self.trusted)?;
-        manifest::check_format(manifest.format)
-            .map_err(|source| CatalogError::Format { key: key.to_string(), source })?;
         let is_at_home = manifest.id == home.id
             && manifest.database == home.database
             && manifest.cluster == home.cluster
@@ -546,12 +558,39 @@ fn repository_key() -> ObjectKey {
     ObjectKey::new(layout::REPOSITORY_RECORD).expect("the name of the record is a key")
 }
 
+/// Reads `belay.json`, unopened.
+async fn read_record(store: &dyn Store) -> Result<Vec<u8>, CatalogError> {
+    let key = repository_key();
+    match read_small(store, &key, SMALL_MAX_BYTES).await {
+        Err(StoreError::Missing { store: address, .. }) => {
+            let is_ours = |object: &ObjectInfo| {
+                SnapshotHome::of_key(&object.key).is_some() || layout::chunk_name(&object.key).is_some()
+            };
+            Err(if store.list("").await?.iter().any(is_ours) {
+                CatalogError::RecordLost { store: address, key: key.to_string() }
+            } else {
+                CatalogError::NoRepository { store: address }
+            })
+        }
+        other => Ok(other?),
+    }
+}
+
+/// What every signed document of ours has, whatever else its format puts into it.
+#[derive(Deserialize)]
+struct Formatted {
+    format: u32,
+}
+
+/// Opens a document that `trusted` signed; its format is looked at before the rest of it.
 fn open_document<T: serde::de::DeserializeOwned>(
     kind: &'static str,
     key: &ObjectKey,
     bytes: &[u8],
     trusted: &[SignerKey],
 ) -> Result<T, CatalogError> {
-    signature::open(kind, bytes, trusted)
-        .map_err(|source| CatalogError::Untrusted { key: key.to_string(), source })
+    let untrusted = |source| CatalogError::Untrusted { key: key.to_string(), source };
+    let Formatted { format } = signature::open(kind, bytes, trusted).map_err(untrusted)?;
+    manifest::check_format(format).map_err(|source| CatalogError::Format { key: key.to_string(), source })?;
+    signature::open(kind, bytes, trusted).map_err(untrusted)
 }

@@ -125,12 +125,15 @@ fn on_job(error: &JobError) -> Advice {
         JobError::NotProven { .. } => {
             said(ExitCode::Problem, "nothing was replaced; verify the snapshot, or choose another")
         }
-        JobError::NoIdentity { .. } => {
-            said(ExitCode::Usage, "set identity_file in [keys], or give --identity with the offline identity")
-        }
+        JobError::NoIdentity { .. } => said(
+            ExitCode::Failed,
+            "set identity_file in [keys], or give --identity with the offline identity",
+        ),
         _ => None,
     }
 }
+
+const LOCKED: &str = "something holds or waits for an exclusive lock, such as a migration; run again later, or raise lock_timeout";
 
 fn on_postgres(error: &PostgresError) -> Advice {
     let failed = |hint: &str| said(ExitCode::Failed, hint);
@@ -143,9 +146,13 @@ fn on_postgres(error: &PostgresError) -> Advice {
             failed("check host, port, user and password_file in [database.NAME]; is the server running?")
         }
         PostgresError::Denied { .. } => failed(rights),
-        PostgresError::LockTimeout { .. } => failed(
-            "something holds or waits for an exclusive lock, such as a migration; run again later, or raise lock_timeout",
-        ),
+        PostgresError::LockTimeout { .. } => failed(LOCKED),
+        // pg_dump limits its wait for a lock by statement_timeout.
+        PostgresError::ToolFailed { messages, .. }
+            if messages.contains("LOCK TABLE") && messages.contains("timeout") =>
+        {
+            failed(LOCKED)
+        }
         PostgresError::NoSpace { .. } => failed("make room on the server's disk; nothing was replaced"),
         PostgresError::ToolMissing { wanted, .. } => failed(&format!(
             "install postgresql-client-{wanted} (or newer), or set bin_directory in [cluster]"
@@ -196,6 +203,10 @@ fn on_catalog(error: &CatalogError) -> Advice {
         CatalogError::NoRepository { .. } => {
             said(ExitCode::NotFound, "`belay init` creates one; check url in [repository]")
         }
+        CatalogError::RecordLost { .. } => said(
+            ExitCode::Problem,
+            "put belay.json back from a copy of the repository; a new one would disown every snapshot",
+        ),
         CatalogError::ForeignWriter { .. } => said(
             ExitCode::Refused,
             "if this host replaces the other, `belay init --takeover` makes it the writer",

@@ -11,12 +11,13 @@ use super::host::{key_paths, load_settings, open_store};
 use super::privileges::Inputs;
 use super::report::{ExitCode, Failure, Report};
 use super::{Global, clock};
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, CatalogError};
 use crate::keys::kit::{KitFacts, recovery_kit};
 use crate::keys::{HostKeys, parse_recipient};
 use crate::rules::manifest::{FORMAT, RepositoryRecord};
 use crate::rules::signature::SignerKey;
 use crate::settings::{RepositoryUrl, Settings};
+use crate::store::StoreError;
 use crate::store::local::LocalStore;
 
 /// Options of `belay init`.
@@ -73,13 +74,20 @@ pub async fn run(global: &Global, args: InitArgs, inputs: Inputs) -> Result<Repo
     } else {
         create_repository(&settings.repository.url)?;
         let store = open_store(&settings.repository.url)?;
-        Catalog::create(store.as_ref(), &record, signing).await.map_err(|error| {
-            Failure::of("init")(error)
-                .with_hint("`belay init --takeover` makes this host the writer of a repository that exists")
-        })?;
+        Catalog::create(store.as_ref(), &record, signing).await.map_err(not_created)?;
         record
     };
     report(&settings, &keys, &record)
+}
+
+fn not_created(error: CatalogError) -> Failure {
+    let exists = matches!(error, CatalogError::Store(StoreError::Exists { .. }));
+    let failure = Failure::of("init")(error);
+    if !exists {
+        return failure;
+    }
+    let hint = "there is a repository already, and it was left as it is; `belay init --takeover` makes this host the writer of another's";
+    Failure { code: ExitCode::Refused, ..failure }.with_hint(hint)
 }
 
 fn offline_recipient(args: &InitArgs, inputs: Inputs) -> Result<Option<Recipient>, Failure> {

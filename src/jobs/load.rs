@@ -60,7 +60,8 @@ impl Source<'_> {
     /// [`JobError::Object`] when it is missing, damaged, or sealed to somebody else.
     pub async fn small_object(&self, name: &str, record: &ObjectRecord) -> Result<Vec<u8>, JobError> {
         let key = self.entry.home.key(name);
-        let max_bytes = usize::try_from(record.stored_bytes).unwrap_or(usize::MAX).saturating_add(1);
+        // Another object in its place is named by its length, unless it is far longer.
+        let max_bytes = usize::try_from(record.stored_bytes).unwrap_or(usize::MAX).saturating_add(1 << 20);
         let sealed = read_small(self.catalog.store().as_ref(), &key, max_bytes).await?;
         let (opener, record) = (self.opener.clone(), record.clone());
         let opened = blocking(move || Ok::<_, JobError>(opener.open_checked(&sealed, &record))).await?;

@@ -155,12 +155,9 @@ async fn restore_as_planned(
 ) -> Result<Restored, JobError> {
     let maintenance = request.connection.with_database(session::MAINTENANCE_DATABASE);
     let mut session = session::connect(&maintenance).await?;
-    let tools = Tools::find(
-        means.bin_directory,
-        means.path,
-        session::server_version_num(&mut session).await? / 10_000,
-    )
-    .await?;
+    let major = session::server_version_num(&mut session).await? / 10_000;
+    let dumped_by = &request.entry.manifest.pg_dump_version;
+    let tools = Tools::find_reading(means.bin_directory, means.path, major, dumped_by).await?;
     session::work_under(&mut session, marker).await?;
     make_roles(source, &plan, &mut session).await?;
     let beside = Beside::create(means.ledger, inventory, &mut session, marker, clock()).await?;
@@ -276,12 +273,12 @@ impl Beside {
                 started_at: now,
             })
             .await?;
-        session::run(
-            session,
-            "create the database to restore into",
-            create_database(&quoted(&name), &inventory.properties),
-        )
-        .await?;
+        let create = create_database(
+            &quoted(&name),
+            &inventory.properties,
+            session::server_version_num(session).await?,
+        );
+        session::run(session, "create the database to restore into", create).await?;
         let comment = format!("COMMENT ON DATABASE {} IS {}", quoted(&name), literal(&marker));
         session::run(session, "mark the database to restore into", comment).await?;
         if let Some(oid) = describe::database_oid(session, &name).await? {

@@ -209,7 +209,7 @@ impl Facts {
             format: manifest::FORMAT,
             id: home.id.clone(),
             properties: self.properties.clone(),
-            sql: restore_text::database_sql(&self.properties),
+            sql: restore_text::database_sql(&self.properties, self.version_num),
             extensions: self.extensions.clone(),
             roles: self.roles.clone(),
             bootstrap_superuser: self.bootstrap_superuser.clone(),

@@ -250,9 +250,10 @@ async fn open_again(
         findings.rows += tally.rows;
     }
     let objects = &source.entry.manifest.objects;
+    let manifest = &source.entry.manifest;
+    let major = manifest.server_version_num / 10_000;
     let tools =
-        Tools::find(means.bin_directory, means.path, source.entry.manifest.server_version_num / 10_000)
-            .await?;
+        Tools::find_reading(means.bin_directory, means.path, major, &manifest.pg_dump_version).await?;
     for (name, record) in [(layout::SCHEMA, &objects.schema), (layout::DATA, &objects.data)] {
         findings.problems.extend(list_archive(means, source, &tools, name, record).await?);
     }

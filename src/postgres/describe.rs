@@ -178,7 +178,8 @@ pub async fn sequences(session: &mut PgConnection) -> Result<Vec<Sequence>, Post
 
 /// Lists indexes and constraints by name and validity, those of extensions left out.
 ///
-/// NOT NULL constraints are columns' business and have names only from 18 on: left out too.
+/// NOT NULL constraints are columns' business and have names only from 18 on: left out too. So are
+/// the copies of a foreign key that partitions on either side have, whose names differ from 18 on.
 ///
 /// # Errors
 /// As [`PostgresError::of_query`] sorts them.
@@ -193,7 +194,7 @@ pub async fn structures(session: &mut PgConnection) -> Result<Vec<String>, Postg
          SELECT format('constraint %I.%I %I', n.nspname, t.relname, k.conname) || CASE WHEN k.convalidated THEN '' ELSE ' (not valid)' END \
          FROM pg_catalog.pg_constraint k JOIN pg_catalog.pg_class t ON t.oid = k.conrelid \
          JOIN pg_catalog.pg_namespace n ON n.oid = t.relnamespace \
-         WHERE {OWN_SCHEMAS} AND k.contype IN ('p', 'u', 'f', 'c', 'x') AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d \
+         WHERE {OWN_SCHEMAS} AND k.contype IN ('p', 'u', 'f', 'c', 'x') AND (k.contype <> 'f' OR k.conparentid = 0) AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d \
              WHERE d.deptype = 'e' AND d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = t.oid) \
          ORDER BY 1"
     );

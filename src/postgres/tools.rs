@@ -51,6 +51,27 @@ impl Tools {
         path: &str,
         server_major: u32,
     ) -> Result<Self, PostgresError> {
+        Self::find_at_least(preferred, path, server_major).await
+    }
+
+    /// As [`Tools::find`], and able to read an archive that `pg_dump_version` wrote.
+    ///
+    /// # Errors
+    /// [`PostgresError::ToolMissing`] when all that was found is older.
+    pub async fn find_reading(
+        preferred: Option<&Path>,
+        path: &str,
+        server_major: u32,
+        pg_dump_version: &str,
+    ) -> Result<Self, PostgresError> {
+        Self::find_at_least(preferred, path, server_major.max(oldest_reader(pg_dump_version))).await
+    }
+
+    async fn find_at_least(
+        preferred: Option<&Path>,
+        path: &str,
+        server_major: u32,
+    ) -> Result<Self, PostgresError> {
         let mut found: Vec<Self> = Vec::new();
         for directory in directories(preferred, path) {
             if let Some(tools) = Self::look_in(&directory).await {
@@ -130,6 +151,17 @@ impl Tools {
             None => command.env_remove("PGPASSWORD"),
         };
         command
+    }
+}
+
+/// The oldest major whose pg_restore reads an archive of `pg_dump_version`: the custom format got
+/// new versions in 16 and 17 (`K_VERS_1_15` and `K_VERS_1_16` in PostgreSQL's pg_backup_archiver.h).
+fn oldest_reader(pg_dump_version: &str) -> u32 {
+    let major = pg_dump_version.split('.').next().and_then(|major| major.parse().ok()).unwrap_or_default();
+    match major {
+        0..16 => 0,
+        16 => 16,
+        _ => 17,
     }
 }
 

@@ -27,9 +27,9 @@ pub fn qualified(schema: &str, name: &str) -> String {
 
 /// `CREATE DATABASE` with the encoding and locale of `properties`; `target` is quoted already.
 ///
-/// The tablespace is left out where it is the default one. Servers before 15 know no provider
-/// and get none.
-pub fn create_database(target: &str, properties: &DatabaseProperties) -> String {
+/// The tablespace is left out where it is the default one. Servers before 15 know no provider and
+/// get none; on later ones a database that names none has that of the cluster's own templates.
+pub fn create_database(target: &str, properties: &DatabaseProperties, server_version_num: u32) -> String {
     let mut sql = format!(
         "CREATE DATABASE {target} TEMPLATE template0 ENCODING {} LC_COLLATE {} LC_CTYPE {}",
         literal(&properties.encoding),
@@ -48,6 +48,7 @@ pub fn create_database(target: &str, properties: &DatabaseProperties) -> String 
             add("LOCALE_PROVIDER", "builtin");
             add("BUILTIN_LOCALE", locale);
         }
+        _ if server_version_num >= 150_000 => add("LOCALE_PROVIDER", "libc"),
         _ => {}
     }
     if let Some(rules) = &properties.icu_rules {

@@ -6,13 +6,18 @@
     reason = "a test that panics has failed, as it should"
 )]
 
+mod bad_input;
 mod chunks;
+mod consistency;
 mod death;
+mod escape_hatch;
 mod fidelity;
 mod help;
 mod readme;
 mod restore_standalone;
 mod restore_tables;
+mod settings_in_use;
 mod stores;
+mod versions;
 mod world;
 mod zoo;

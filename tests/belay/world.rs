@@ -12,7 +12,7 @@ mod owner;
 mod server;
 mod template;
 
-pub use belay::{Belay, Output};
+pub use belay::{Belay, Output, finish};
 pub use cluster::{Cluster, Listen, Plan, a_cluster, a_cluster_of};
 pub use dump::{with_rows_sorted, without_run};
 pub use server::Server;

@@ -3,13 +3,14 @@
 use crate::rules::manifest::{DatabaseProperties, DatabaseSql, Inventory, Manifest};
 use crate::rules::sql;
 
-/// The statements about the database itself, for psql with the variable `target`.
-pub fn database_sql(properties: &DatabaseProperties) -> DatabaseSql {
+/// The statements about the database itself, for psql with the variable `target` and a server of
+/// at least `server_version_num`.
+pub fn database_sql(properties: &DatabaseProperties, server_version_num: u32) -> DatabaseSql {
     let target = ":\"target\"";
     let terminated =
         |statements: Vec<String>| statements.iter().map(|sql| format!("{sql};\n")).collect::<String>();
     DatabaseSql {
-        create: terminated(vec![sql::create_database(target, properties)]),
+        create: terminated(vec![sql::create_database(target, properties, server_version_num)]),
         properties: terminated(sql::database_properties(target, properties)),
     }
 }
@@ -42,14 +43,22 @@ const TEXT: &str = r##"# How to restore snapshot @ID@ without Belay
 #   sh RESTORE.txt
 #
 # The server's libpq variables (PGHOST, PGPORT, PGUSER, ...) say where to restore to. A database
-# called $TARGET must not exist yet; nothing else is touched, but that missing roles are created.
+# called $TARGET must not exist yet; nothing else is touched but roles and tablespaces (step 3). The
+# snapshot is loaded into a database "restoring_..." that gets the name when all of it is there: if
+# this script fails, drop that one and begin again.
 
 set -eu
 : "${IDENTITY:?set IDENTITY to the file of an age identity}" "${TARGET:?set TARGET to the name of the new database}"
 CHUNKS=${CHUNKS:-../../../chunks}
+LOADING=restoring_$$
 WORK=$(mktemp -d)
 trap 'rm -rf "$WORK"' EXIT
-unseal() { age --decrypt --identity "$IDENTITY" "$1" | gunzip; }
+trap 'exit 1' HUP INT TERM
+# In two steps, not by a pipe: a shell looks at the status of a pipe's last command only.
+unseal() {
+  age --decrypt --identity "$IDENTITY" --output "$WORK/sealed.gz" "$1"
+  gunzip --stdout "$WORK/sealed.gz"
+}
 
 # 1. The objects are those that were stored.
 sha256sum --check --quiet <<'SUMS'
@@ -58,6 +67,8 @@ sha256sum --check --quiet <<'SUMS'
 @GLOBALS_SHA@  globals.sql.gz.age
 @INVENTORY_SHA@  inventory.json.gz.age
 SUMS
+jq -r --arg chunks "$CHUNKS" '.signed.chunks[] | "\(.stored_sha256)  \($chunks)/\(.name[:2])/\(.name).copy.gz.age"' manifest.json >"$WORK/chunks.sums"
+if [ -s "$WORK/chunks.sums" ]; then sha256sum --check --quiet "$WORK/chunks.sums"; fi
 
 # 2. Decrypt what is small. A failure of age or gunzip shows here.
 unseal inventory.json.gz.age >"$WORK/inventory.json"
@@ -70,13 +81,14 @@ unseal data.dump.gz.age >"$WORK/data.dump"
 #    out if they should stay.
 psql -X -q -d postgres -f "$WORK/globals.sql" || true
 
-# 4. The database.
-jq -r .sql.create "$WORK/inventory.json" | psql -X -q -v ON_ERROR_STOP=1 -v target="$TARGET" -d postgres
+# 4. The database, under a name for now.
+jq -r .sql.create "$WORK/inventory.json" >"$WORK/create.sql"
+psql -X -q -v ON_ERROR_STOP=1 -v target="$LOADING" -d postgres -f "$WORK/create.sql"
 
 # 5. Tables, without indexes, and the rows of small tables.
 export PGOPTIONS='-c search_path= -c DateStyle=ISO -c IntervalStyle=postgres -c check_function_bodies=off'
-pg_restore --exit-on-error --section=pre-data -d "$TARGET" "$WORK/schema.dump"
-pg_restore --exit-on-error -d "$TARGET" "$WORK/data.dump"
+pg_restore --exit-on-error --section=pre-data -d "$LOADING" "$WORK/schema.dump"
+pg_restore --exit-on-error -d "$LOADING" "$WORK/data.dump"
 
 # 6. The rows of large tables, chunk by chunk.
 copy_table() {
@@ -84,7 +96,7 @@ copy_table() {
   shift
   for chunk in "$@"; do
     unseal "$CHUNKS/$(printf %.2s "$chunk")/$chunk.copy.gz.age" >"$WORK/chunk"
-    PGCLIENTENCODING=@ENCODING@ PGOPTIONS="$PGOPTIONS -c lc_monetary=C -c xmloption=content" psql -X -q -v ON_ERROR_STOP=1 -d "$TARGET" -c "$statement" <"$WORK/chunk"
+    PGCLIENTENCODING=@ENCODING@ PGOPTIONS="$PGOPTIONS -c lc_monetary=C -c xmloption=content" psql -X -q -v ON_ERROR_STOP=1 -d "$LOADING" -c "$statement" <"$WORK/chunk"
   done
 }
 jq -r 'def id: "\"" + gsub("\""; "\"\"") + "\"";
@@ -94,12 +106,18 @@ jq -r 'def id: "\"" + gsub("\""; "\"\"") + "\"";
   | "copy_table " + ($copy | @sh) + ([.chunks[].name | " " + @sh] | join(""))' "$WORK/inventory.json" >"$WORK/copy.sh"
 . "$WORK/copy.sh"
 
-# 7. Indexes, constraints, triggers; then owner, rights and settings of the database.
-pg_restore --exit-on-error --section=post-data -d "$TARGET" "$WORK/schema.dump"
+# 7. Indexes, constraints, triggers. Statistics are no data: a table that cannot be analysed is none lost.
+pg_restore --exit-on-error --section=post-data -d "$LOADING" "$WORK/schema.dump"
 unset PGOPTIONS
-jq -r .sql.properties "$WORK/inventory.json" | psql -X -q -v ON_ERROR_STOP=1 -v target="$TARGET" -d postgres
-psql -X -q -d "$TARGET" -c ANALYZE
+psql -X -q -d "$LOADING" -c ANALYZE || true
 
-# 8. What should be there now: rows per table.
+# 8. The name, and owner, rights and settings of the database, in one transaction.
+{
+  echo 'ALTER DATABASE :"loading" RENAME TO :"target";'
+  jq -r .sql.properties "$WORK/inventory.json"
+} >"$WORK/properties.sql"
+psql -X -q -v ON_ERROR_STOP=1 --single-transaction -v loading="$LOADING" -v target="$TARGET" -d postgres -f "$WORK/properties.sql"
+
+# 9. What should be there now: rows per table.
 jq -r '.tables[] | "\(.rows)\t\(.schema).\(.name)"' "$WORK/inventory.json"
 "##;

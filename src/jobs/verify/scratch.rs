@@ -20,7 +20,8 @@ pub async fn restore_and_compare(
     findings: &mut Findings,
 ) -> Result<(), JobError> {
     let major = source.entry.manifest.server_version_num / 10_000;
-    let tools = Tools::find(means.bin_directory, means.path, major).await?;
+    let dumped_by = &source.entry.manifest.pg_dump_version;
+    let tools = Tools::find_reading(means.bin_directory, means.path, major, dumped_by).await?;
     let programs = Tools::find_server(means.bin_directory, means.path, major).await?;
     let work = WorkDirectory::create(means.scratch_directory)?;
     means.progress.enter("starting a scratch cluster");
@@ -73,8 +74,8 @@ async fn load_and_prove(
     };
     let properties = DatabaseProperties { tablespace: "pg_default".into(), ..inventory.properties.clone() };
     let mut session = session::connect(&cluster.connection).await?;
-    session::run(&mut session, "create the scratch database", create_database(&quoted(name), &properties))
-        .await?;
+    let create = create_database(&quoted(name), &properties, source.entry.manifest.server_version_num);
+    session::run(&mut session, "create the scratch database", create).await?;
     let connection = cluster.connection.with_database(name);
     let target = Target {
         connection: &connection,

@@ -198,10 +198,11 @@ fn this_binary(name: &str) -> Vec<String> {
     [binary, test, "--exact".into(), "--ignored".into(), "--nocapture".into()].into()
 }
 
-/// The store of a test that [`this_binary`] runs, and its directory.
-fn given_store() -> (LocalStore, std::path::PathBuf) {
-    let root = std::env::var_os(STORE_VARIABLE).expect("another test runs this one and names the store");
-    (LocalStore::create(root.as_ref()).unwrap(), root.into())
+/// The store of a test that [`this_binary`] runs, and its directory; `None` when no other test runs
+/// it, as when all ignored tests are run.
+fn given_store() -> Option<(LocalStore, std::path::PathBuf)> {
+    let root = std::env::var_os(STORE_VARIABLE)?;
+    Some((LocalStore::create(root.as_ref()).unwrap(), root.into()))
 }
 
 /// Runs the ignored test `name` with a file system of 4 MiB, which goes away with the process.
@@ -230,7 +231,7 @@ fn a_full_medium_is_named_and_keeps_nothing() {
 #[tokio::test]
 #[ignore = "run by a_full_medium_is_named_and_keeps_nothing"]
 async fn full_child() {
-    let (store, root) = given_store();
+    let Some((store, root)) = given_store() else { return };
     put(&store, "before", vec![1; 1 << 20]).await.unwrap();
     let (sender, parts) = Parts::stream();
     let feeder = thread::spawn(move || while sender.blocking_send(vec![2; 1 << 20].into()).is_ok() {});
@@ -249,7 +250,7 @@ fn a_read_only_medium_is_named_and_can_be_read() {
 #[tokio::test]
 #[ignore = "run by a_read_only_medium_is_named_and_can_be_read"]
 async fn read_only_child() {
-    let (store, root) = given_store();
+    let Some((store, root)) = given_store() else { return };
     put(&store, "a/b", "x").await.unwrap();
     let mounted = Command::new("mount").args(["-o", "remount,bind,ro"]).arg(&root).status().unwrap();
     assert!(mounted.success());
@@ -328,7 +329,7 @@ async fn wait_until(mut is_so: impl FnMut() -> bool) {
 #[tokio::test]
 #[ignore = "killed by a_writer_killed_midway_leaves_nothing_visible"]
 async fn halting_child() {
-    let (store, _) = given_store();
+    let Some((store, _)) = given_store() else { return };
     let (sender, parts) = Parts::stream();
     thread::spawn(move || {
         for _ in 0..3 {
@@ -353,7 +354,7 @@ fn object(name: &str) -> Vec<u8> {
 #[tokio::test]
 #[ignore = "killed by a_writer_killed_at_any_moment_leaves_only_whole_objects"]
 async fn busy_child() {
-    let (store, _) = given_store();
+    let Some((store, _)) = given_store() else { return };
     for n in 0.. {
         let name = format!("{}/{n}", std::process::id());
         let bytes = Bytes::from(object(&name));
