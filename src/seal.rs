@@ -260,14 +260,17 @@ impl Opener {
     /// [`SealError::WrongIdentity`], [`SealError::NotAge`]; damage further on is an error of the
     /// reader.
     pub fn open<R: Read>(&self, sealed: R) -> Result<OpenReader<R>, SealError> {
+        Ok(MultiGzDecoder::new(self.decrypt(sealed)?))
+    }
+
+    fn decrypt<R: Read>(&self, sealed: R) -> Result<AgeReader<R>, SealError> {
         let refuse = |error| match error {
             age::DecryptError::NoMatchingKeys => SealError::WrongIdentity,
             other => SealError::NotAge(other),
         };
         let decryptor = age::Decryptor::new_buffered(io::BufReader::new(sealed)).map_err(refuse)?;
         let identities = self.identities.iter().map(|identity| identity as &dyn age::Identity);
-        let age = decryptor.decrypt(identities).map_err(refuse)?;
-        Ok(MultiGzDecoder::new(age))
+        decryptor.decrypt(identities).map_err(refuse)
     }
 
     /// Opens an object that is whole in memory and checks it against `record`, stored bytes
@@ -295,9 +298,9 @@ impl Opener {
         let mut plain = buffer;
         plain.clear();
         plain.reserve(usize::try_from(plain_bytes).unwrap_or(0).min(1 << 30));
+        let age = self.decrypt(sealed)?;
         // One byte more than expected is enough to see that there is too much.
-        let mut reader = self.open(sealed)?.take(plain_bytes + 1);
-        reader.read_to_end(&mut plain).map_err(SealError::Damaged)?;
+        gunzip::all(age, &mut plain, plain_bytes + 1).map_err(SealError::Damaged)?;
         let same = plain.len() as u64 == plain_bytes && Digest256::blake3(&plain) == plain_blake3;
         if same {
             Ok(plain)
@@ -307,8 +310,74 @@ impl Opener {
     }
 }
 
+type AgeReader<R> = age::stream::StreamReader<io::BufReader<R>>;
+
 /// A reader of plain bytes; see [`Opener::open`].
-pub type OpenReader<R> = MultiGzDecoder<age::stream::StreamReader<io::BufReader<R>>>;
+pub type OpenReader<R> = MultiGzDecoder<AgeReader<R>>;
+
+/// Decompresses objects that are whole in memory: member by member with libdeflate, which is
+/// about twice as fast as a stream decoder.
+mod gunzip {
+    use std::io::{self, Read};
+
+    use flate2::read::MultiGzDecoder;
+
+    use super::MEMBER_BYTES;
+
+    const HEADER_BYTES: usize = 10;
+    const TRAILER_BYTES: usize = 8;
+
+    /// Appends what `compressed` holds to `plain`, up to `limit_bytes`.
+    pub fn all(mut compressed: impl Read, plain: &mut Vec<u8>, limit_bytes: u64) -> io::Result<()> {
+        let mut members = Vec::new();
+        compressed.read_to_end(&mut members)?;
+        let start = plain.len();
+        if by_member(&members, plain, limit_bytes).is_none() {
+            plain.truncate(start);
+            MultiGzDecoder::new(members.as_slice()).take(limit_bytes).read_to_end(plain)?;
+        }
+        Ok(())
+    }
+
+    /// Decodes members that begin alike, as ours do; `None` when they are not such.
+    ///
+    /// A member's end is the beginning of the next; should its header's bytes occur by chance in
+    /// the middle, the checksum does not fit there and the next occurrence is tried.
+    fn by_member(members: &[u8], plain: &mut Vec<u8>, limit_bytes: u64) -> Option<()> {
+        let header = members.get(..HEADER_BYTES)?;
+        let finder = memchr::memmem::Finder::new(header);
+        let mut decompressor = libdeflater::Decompressor::new();
+        let mut rest = members;
+        while !rest.is_empty() {
+            let next_headers = finder.find_iter(rest.get(HEADER_BYTES..)?).map(|at| at + HEADER_BYTES);
+            let mut ends = next_headers.chain([rest.len()]);
+            let end = ends
+                .find(|end| one(&mut decompressor, rest.get(..*end).unwrap_or_default(), plain).is_some())?;
+            if plain.len() as u64 > limit_bytes {
+                return None;
+            }
+            rest = rest.get(end..)?;
+        }
+        Some(())
+    }
+
+    /// Appends one member, if `member` is exactly that.
+    fn one(decompressor: &mut libdeflater::Decompressor, member: &[u8], plain: &mut Vec<u8>) -> Option<()> {
+        if member.len() < HEADER_BYTES + TRAILER_BYTES {
+            return None;
+        }
+        let length = member.last_chunk::<4>().map(|bytes| u32::from_le_bytes(*bytes))?;
+        let length = usize::try_from(length).ok().filter(|length| *length <= MEMBER_BYTES)?;
+        let start = plain.len();
+        plain.resize(start + length, 0);
+        let written = decompressor.gzip_decompress(member, plain.get_mut(start..)?);
+        if written.is_ok_and(|written| written == length) {
+            return Some(());
+        }
+        plain.truncate(start);
+        None
+    }
+}
 
 /// Checks the bytes of an object as stored.
 ///
@@ -397,6 +466,32 @@ mod tests {
             let (sealed, record) = writer.finish().unwrap();
             prop_assert_eq!(opener.open_checked(&sealed, &record).unwrap(), plain);
         }
+    }
+
+    #[test]
+    fn members_of_another_maker_open_too() {
+        let plain = plain_of(3_000_000, 11);
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(6));
+        gzip.write_all(&plain).unwrap();
+        let mut back = Vec::new();
+        gunzip::all(gzip.finish().unwrap().as_slice(), &mut back, u64::MAX).unwrap();
+        assert_eq!(back, plain);
+    }
+
+    #[test]
+    fn headers_inside_a_member_do_not_end_it() {
+        // Stored blocks hold their bytes as they are: the header's bytes occur in the middle.
+        let mut member = Vec::new();
+        let mut compressor = gzip::Compressor::new();
+        compressor.member(b"x", &mut member).unwrap();
+        let header = member[..10].to_vec();
+        let mut plain: Vec<u8> =
+            (0..200_000u32).flat_map(|n| blake3::hash(&n.to_le_bytes()).as_bytes()[..2].to_vec()).collect();
+        plain.extend_from_slice(&header);
+        plain.extend_from_slice(&plain.clone());
+        let (sealer, opener) = sealer_and_opener();
+        let (sealed, record) = sealer.seal(&plain).unwrap();
+        assert_eq!(opener.open_checked(&sealed, &record).unwrap(), plain);
     }
 
     #[test]

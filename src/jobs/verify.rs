@@ -271,7 +271,17 @@ async fn open_chunk<'p>(
     match source.chunk_text(part, Vec::new()).await {
         Ok(text) => {
             means.progress.advance(text.len());
-            Ok((part, None))
+            let tally = blocking(move || {
+                let mut tally = RowTally::default();
+                tally.add_lines(&text);
+                Ok::<_, JobError>(tally)
+            })
+            .await?;
+            let differs = tally != part.tally;
+            Ok((
+                part,
+                differs.then(|| format!("chunk {}: its rows are not those of the inventory", part.name)),
+            ))
         }
         Err(error @ JobError::Object { .. }) => Ok((part, Some(in_a_sentence(&error)))),
         Err(error) => Err(error),

@@ -148,6 +148,17 @@ fn lock_key(marker: &str) -> String {
     format!("pg_catalog.hashtextextended({}, 0)", crate::rules::sql::literal(marker))
 }
 
+/// `maintenance_work_mem` of a session.
+///
+/// # Errors
+/// As [`PostgresError::of_query`] sorts them.
+pub async fn maintenance_memory_bytes(session: &mut PgConnection) -> Result<u64, PostgresError> {
+    let sql = "SELECT setting::bigint * 1024 AS bytes FROM pg_catalog.pg_settings WHERE name = 'maintenance_work_mem'";
+    let found = rows(session, "read maintenance_work_mem", sql).await?;
+    let bytes: i64 = found.first().map(|row| column(row, "bytes")).transpose()?.unwrap_or_default();
+    Ok(u64::try_from(bytes).unwrap_or_default())
+}
+
 /// Names of the databases that accept connections, without templates.
 ///
 /// # Errors

@@ -108,7 +108,7 @@ pub async fn load_chunked(
         let parts: &[ChunkPart] = table.chunks.as_deref().unwrap_or_default();
         let mut sent = RowTally::default();
         parts.iter().for_each(|part| sent.add(part.tally));
-        // The rows of each chunk are compared with its own tally on their way.
+        // The bytes of each chunk are compared on their way, the table is read back in the end.
         if sent != table.tally {
             return Err(differs(table, sent.rows));
         }
