@@ -1,0 +1,190 @@
+//! What the catalog holds, and how one of it is meant.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::CatalogError;
+use crate::rules::layout::{SnapshotHome, SnapshotId};
+use crate::rules::manifest::{ChunkRecord, Depth, Manifest, Verification};
+use crate::rules::retention::Candidate;
+use crate::store::ObjectInfo;
+
+/// An operator keeps a snapshot from retention.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pin {
+    /// Since when.
+    pub at: DateTime<Utc>,
+    /// Why, in the operator's words; may be empty.
+    pub reason: String,
+}
+
+/// A snapshot that exists.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// Where it lies.
+    pub home: SnapshotHome,
+    /// What it is.
+    pub manifest: Manifest,
+    /// What was proven of it, oldest first.
+    pub verifications: Vec<Verification>,
+    /// Whether an operator keeps it.
+    pub pin: Option<Pin>,
+}
+
+impl Entry {
+    /// The deepest, then newest, verification that found nothing wrong; those before the last
+    /// one that found something do not count.
+    pub fn verified(&self) -> Option<&Verification> {
+        let last_failure = self.verifications.iter().filter(|v| !v.is_ok).map(|v| v.at).max();
+        self.verifications
+            .iter()
+            .filter(|v| v.is_ok && last_failure.is_none_or(|failed_at| v.at > failed_at))
+            .max_by_key(|v| (v.depth, v.at))
+    }
+
+    /// The newest verification, when it found something wrong.
+    pub fn failure(&self) -> Option<&Verification> {
+        self.verifications.iter().max_by_key(|v| v.at).filter(|v| !v.is_ok)
+    }
+
+    /// The snapshot as retention looks at it.
+    pub fn candidate(&self) -> Candidate {
+        Candidate {
+            id: self.manifest.id.clone(),
+            database: self.manifest.database.clone(),
+            taken_at: self.manifest.taken_at,
+            verified: self.verified().map(|verification| (verification.depth, verification.at)),
+            has_failed: self.failure().is_some(),
+            is_pinned: self.pin.is_some(),
+        }
+    }
+
+    /// The newest measured restore into a scratch cluster, in milliseconds.
+    pub fn restore_ms(&self) -> Option<u64> {
+        self.verifications
+            .iter()
+            .filter(|v| v.is_ok && v.restore_ms.is_some())
+            .max_by_key(|v| v.at)
+            .and_then(|v| v.restore_ms)
+    }
+}
+
+/// A snapshot folder whose manifest is not believed, and why.
+#[derive(Debug)]
+pub struct Rejected {
+    /// The folder.
+    pub home: SnapshotHome,
+    /// Why it is not listed.
+    pub error: CatalogError,
+}
+
+/// Everything under a cluster's snapshots.
+#[derive(Debug, Default)]
+pub struct Listing {
+    /// What can be trusted, oldest first.
+    pub entries: Vec<Entry>,
+    /// Folders with a manifest that is not believed.
+    pub rejected: Vec<Rejected>,
+    /// Objects of folders without a manifest.
+    pub unpublished: Vec<ObjectInfo>,
+}
+
+/// Which snapshot an operator means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Selector {
+    /// This one.
+    Id(SnapshotId),
+    /// The newest.
+    Latest,
+    /// The newest that was verified to at least this depth.
+    LatestVerified(Depth),
+    /// The newest from before this Alembic revision was there.
+    BeforeRevision(String),
+}
+
+impl Listing {
+    /// Finds the snapshot that `selector` means, among those of `database` if one is named.
+    ///
+    /// # Errors
+    /// [`CatalogError::NotFound`]; the reason why a snapshot of this id is not believed.
+    pub fn select(&self, database: Option<&str>, selector: &Selector) -> Result<&Entry, CatalogError> {
+        let of_database = || {
+            self.entries.iter().filter(|entry| database.is_none_or(|name| entry.manifest.database == name))
+        };
+        let found = match selector {
+            Selector::Id(id) => of_database().find(|entry| &entry.manifest.id == id),
+            Selector::Latest => of_database().next_back(),
+            Selector::LatestVerified(depth) => {
+                of_database().rfind(|entry| entry.verified().is_some_and(|v| v.depth >= *depth))
+            }
+            Selector::BeforeRevision(revision) => {
+                let has_it = |entry: &&Entry| entry.manifest.revisions.contains(revision);
+                let first_with = of_database().find(has_it).map(|entry| entry.manifest.id.clone());
+                of_database().rfind(|entry| {
+                    first_with.as_ref().is_none_or(|id| entry.manifest.id < *id) && !has_it(entry)
+                })
+            }
+        };
+        found.ok_or_else(|| self.not_found(database, selector))
+    }
+
+    fn not_found(&self, database: Option<&str>, selector: &Selector) -> CatalogError {
+        let is_meant = |rejected: &&Rejected| match selector {
+            Selector::Id(id) => &rejected.home.id == id,
+            _ => database.is_none_or(|name| rejected.home.database == name),
+        };
+        let has_trusted =
+            self.entries.iter().any(|entry| database.is_none_or(|name| entry.manifest.database == name));
+        if (matches!(selector, Selector::Id(_)) || !has_trusted)
+            && let Some(rejected) = self.rejected.iter().rfind(is_meant)
+        {
+            return CatalogError::NotBelieved {
+                id: rejected.home.id.clone(),
+                reason: rejected.error.to_string(),
+            };
+        }
+        let of = database.map(|name| format!(" of database {name}")).unwrap_or_default();
+        let wanted = match selector {
+            Selector::Id(id) => format!("there is no {id}{of}"),
+            Selector::Latest => format!("there is none{of}"),
+            Selector::LatestVerified(depth) => {
+                format!("there is none{of} that was verified to depth {}", depth.as_str())
+            }
+            Selector::BeforeRevision(revision) => {
+                format!("there is none{of} from before revision {revision}")
+            }
+        };
+        CatalogError::NotFound { wanted }
+    }
+
+    /// A sentence for each newer snapshot of the same database whose manifest is not believed: who
+    /// asks for the latest should know that there was a later one.
+    pub fn rejected_after(&self, entry: &Entry) -> Vec<String> {
+        let is_newer = |rejected: &&Rejected| {
+            rejected.home.database == entry.home.database && rejected.home.id > entry.home.id
+        };
+        let said = |rejected: &Rejected| {
+            format!("{} is newer, but not believed: {}", rejected.home.id, rejected.error)
+        };
+        self.rejected.iter().filter(is_newer).map(said).collect()
+    }
+
+    /// The chunks that new snapshots may refer to, by chunk id: those that a trusted manifest
+    /// names, none of whose verifications found them damaged.
+    pub fn reusable_chunks(&self) -> BTreeMap<String, ChunkRecord> {
+        let damaged: BTreeSet<&str> = self
+            .entries
+            .iter()
+            .flat_map(|e| &e.verifications)
+            .flat_map(|v| &v.damaged_chunks)
+            .map(String::as_str)
+            .collect();
+        let records = self.entries.iter().flat_map(|entry| &entry.manifest.chunks);
+        records
+            .filter(|chunk| !damaged.contains(chunk.name.as_str()))
+            .map(|chunk| (chunk.chunk_id().to_owned(), chunk.clone()))
+            .collect()
+    }
+}
