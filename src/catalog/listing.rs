@@ -34,6 +34,11 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// What snapshots are ordered by: the time they were taken, then their ids.
+    pub fn order(&self) -> (DateTime<Utc>, &SnapshotId) {
+        (self.manifest.taken_at, &self.manifest.id)
+    }
+
     /// The deepest, then newest, verification that found nothing wrong; those before the last
     /// one that found something do not count.
     pub fn verified(&self) -> Option<&Verification> {
@@ -121,10 +126,8 @@ impl Listing {
             }
             Selector::BeforeRevision(revision) => {
                 let has_it = |entry: &&Entry| entry.manifest.revisions.contains(revision);
-                let first_with = of_database().find(has_it).map(|entry| entry.manifest.id.clone());
-                of_database().rfind(|entry| {
-                    first_with.as_ref().is_none_or(|id| entry.manifest.id < *id) && !has_it(entry)
-                })
+                // Those before the first that has it, or all where none does.
+                of_database().take_while(|entry| !has_it(entry)).last()
             }
         };
         found.ok_or_else(|| self.not_found(database, selector))

@@ -4,6 +4,8 @@
 //! server took per table. What is loaded was compared with the signed manifest and the inventory
 //! first: the archives hold SQL that would run with the restoring role's rights.
 
+mod post_data;
+
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io::{self, Write};
@@ -29,8 +31,6 @@ use crate::store::read_small;
 
 /// A chunk is never longer than one row over the limit of the settings; a row is at most 1 GiB.
 const CHUNK_MAX_BYTES: usize = 3 << 30;
-/// Memory on the server for each index being built, unless its own setting is higher.
-const INDEX_MEMORY_BYTES: u64 = 256 << 20;
 
 /// A snapshot that can be read.
 #[derive(Clone)]
@@ -248,7 +248,7 @@ pub async fn load(
     loaded.accepted.extend(accepted);
 
     target.progress.enter("building indexes and constraints");
-    loaded.accepted.extend(run_post_data(target, &schema).await?);
+    loaded.accepted.extend(post_data::build(target, &schema).await?);
     target.progress.enter("gathering statistics");
     loaded.notes = analyze(inventory, target).await?;
     std::fs::remove_file(&data).map_err(|source| JobError::Disk { action: "remove", path: data, source })?;
@@ -317,20 +317,6 @@ impl<W: Write> Write for PlainCheck<'_, W> {
     fn flush(&mut self) -> io::Result<()> {
         self.to.flush()
     }
-}
-
-/// Builds indexes and constraints, with room to sort in: a server's default of 64 MB makes it sort
-/// on disk.
-async fn run_post_data(target: &Target<'_>, archive: &Path) -> Result<Vec<String>, JobError> {
-    let mut session = session::connect(target.connection).await?;
-    let options = match session::maintenance_memory_bytes(&mut session).await? {
-        bytes if bytes < INDEX_MEMORY_BYTES => {
-            format!("-c maintenance_work_mem={}kB", INDEX_MEMORY_BYTES / 1024)
-        }
-        _ => String::new(),
-    };
-    drop(session);
-    run_pg_restore(target, &["--section=post-data"], archive, target.jobs, &options).await
 }
 
 async fn run_pg_restore(

@@ -23,7 +23,7 @@ pub struct Table {
     pub types: Vec<String>,
     /// Pages of its main fork.
     pub heap_pages: u64,
-    /// Bytes of main fork and TOAST.
+    /// Bytes of its rows and of their TOAST, without maps: those come and go with VACUUM.
     pub disk_bytes: u64,
     /// For an extension's configuration table, which rows are dumped (`WHERE …` or empty).
     pub condition: Option<String>,
@@ -93,7 +93,8 @@ pub async fn tables(session: &mut PgConnection) -> Result<Vec<Table>, PostgresEr
                   FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 \
                   AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum) AS types, \
             pg_catalog.pg_relation_size(c.oid) / current_setting('block_size')::int AS heap_pages, \
-            pg_catalog.pg_table_size(c.oid) AS disk_bytes, \
+            pg_catalog.pg_relation_size(c.oid) + CASE WHEN c.reltoastrelid = 0 THEN 0 \
+                ELSE pg_catalog.pg_relation_size(c.reltoastrelid) END AS disk_bytes, \
             CASE WHEN e.oid IS NULL THEN NULL ELSE e.extcondition[array_position(e.extconfig, c.oid)] END AS condition \
          FROM pg_catalog.pg_class c \
          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \

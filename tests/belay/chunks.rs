@@ -47,6 +47,8 @@ fn unchanged_ranges_are_stored_once() {
     assert!(share < 0.05, "{share}");
 
     cluster.psql("shop", "INSERT INTO orders SELECT g, 'new' FROM generate_series(60001, 60100) g");
+    // VACUUM makes the maps of the table, which are no part of its rows.
+    cluster.psql("shop", "VACUUM orders");
     let third = belay.json(["snapshot", "app"]);
     assert_eq!(third["chunks_new"], 1, "only the last range changed: {third}");
 }
