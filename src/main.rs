@@ -15,10 +15,7 @@ fn main() -> std::process::ExitCode {
     let as_json = cli.global.json;
     start_logging();
     let code = match carry_out(cli) {
-        Ok(report) => {
-            print_report(&report, as_json);
-            report.code
-        }
+        Ok(report) => print_report(&report, as_json),
         Err(failure) => {
             print_failure(&failure, as_json);
             failure.code

@@ -162,11 +162,18 @@ impl Failure {
     }
 }
 
-/// Prints a report: its JSON or its text, on standard output.
-pub fn print_report(report: &Report, as_json: bool) {
+/// Prints a report: its JSON or its text, on standard output; returns the code to end with.
+pub fn print_report(report: &Report, as_json: bool) -> ExitCode {
     let text = if as_json { format!("{}\n", report.json) } else { report.text.clone() };
-    // A reader that went away (`| head`) is no reason to fail.
-    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        // A reader that went away (`| head`) is no reason to fail; a full disk is.
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            print_notice(&format!("write the report: {error}"));
+            ExitCode::Failed
+        }
+        _ => report.code,
+    }
 }
 
 /// Prints a failure on standard error, and as JSON on standard output if that is asked for.

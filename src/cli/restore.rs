@@ -38,7 +38,7 @@ pub struct RestoreArgs {
     #[arg(long, value_name = "ID", default_value = "latest", value_parser = selector::parse)]
     pub from: Selector,
     /// Restore into a new database of this name; with --table, into this existing one
-    #[arg(long, value_name = "NAME", required_unless_present_any = ["swap", "tables"], conflicts_with = "swap")]
+    #[arg(long, value_name = "NAME", required_unless_present_any = ["swap", "tables"], conflicts_with = "swap", value_parser = database_name)]
     pub into: Option<String>,
     /// Take the place of the live database, which is kept under another name
     #[arg(long)]
@@ -68,6 +68,16 @@ pub struct RestoreArgs {
     /// Without a settings file.
     #[command(flatten)]
     pub standalone: StandaloneArgs,
+}
+
+/// Accepts a name that PostgreSQL keeps as it is; longer ones it would cut.
+fn database_name(text: &str) -> Result<String, String> {
+    const NAME_BYTES: usize = 63;
+    if (1..=NAME_BYTES).contains(&text.len()) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("a database's name has 1 to {NAME_BYTES} bytes, this one {}", text.len()))
+    }
 }
 
 /// A proof on the command line.

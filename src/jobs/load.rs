@@ -234,7 +234,9 @@ pub async fn load(
     let mut loaded = Loaded::default();
     target.progress.enter("loading the schema");
     let schema = open_schema(source, target.work_directory, target.progress).await?;
-    loaded.accepted.extend(run_pg_restore(target, &["--section=pre-data"], &schema, 1, "").await?);
+    loaded
+        .accepted
+        .extend(run_pg_restore(target, &["--section=pre-data"], &schema, 1, tools::PINNED_OPTIONS).await?);
 
     target.progress.enter("loading tables");
     target

@@ -276,14 +276,15 @@ async fn compare_schema(
     };
     let wanted = archive_lines(archive()?, connection, tools).await?;
     progress.beat();
-    let found = database_lines(connection, tools).await?;
+    let encoding = &claim.inventory.properties.encoding;
+    let found = database_lines(connection, tools, encoding).await?;
     progress.beat();
     let first = wanted.iter().zip(&found).position(|(wanted, found)| wanted != found);
     let first = first.or_else(|| (wanted.len() != found.len()).then(|| wanted.len().min(found.len())));
     if let Some(number) = first {
         // Only where they differ are the texts themselves of interest: read them once more.
         let wanted = archive_line(archive()?, connection, tools, number).await?;
-        let found = database_line(connection, tools, number).await?;
+        let found = database_line(connection, tools, encoding, number).await?;
         proven
             .problems
             .push(format!("the schema is not that of the snapshot: {wanted:?} there is {found:?} here"));
@@ -294,15 +295,20 @@ async fn compare_schema(
 /// A schema as the hashes of its lines.
 type Lines = Vec<u64>;
 
-async fn database_lines(connection: &Connection, tools: &Tools) -> Result<Lines, JobError> {
-    let mut dump = dump_schema(connection, tools)?;
+async fn database_lines(connection: &Connection, tools: &Tools, encoding: &str) -> Result<Lines, JobError> {
+    let mut dump = dump_schema(connection, tools, encoding)?;
     let lines = archive_lines(dump.stdout()?, connection, tools).await;
     dump.reap().await?;
     lines
 }
 
-async fn database_line(connection: &Connection, tools: &Tools, number: usize) -> Result<String, JobError> {
-    let mut dump = dump_schema(connection, tools)?;
+async fn database_line(
+    connection: &Connection,
+    tools: &Tools,
+    encoding: &str,
+    number: usize,
+) -> Result<String, JobError> {
+    let mut dump = dump_schema(connection, tools, encoding)?;
     let line = archive_line(dump.stdout()?, connection, tools, number).await;
     dump.reap().await?;
     line
@@ -338,7 +344,7 @@ async fn archive_line(
     Ok(read_archive(archive, connection, tools, (0, String::new()), keep).await?.1)
 }
 
-fn dump_schema(connection: &Connection, tools: &Tools) -> Result<RunningTool, PostgresError> {
+fn dump_schema(connection: &Connection, tools: &Tools, encoding: &str) -> Result<RunningTool, PostgresError> {
     let mut command = tools.command("pg_dump", connection);
     command.args([
         "--format=custom",
@@ -347,6 +353,7 @@ fn dump_schema(connection: &Connection, tools: &Tools) -> Result<RunningTool, Po
         "--section=pre-data",
         "--section=post-data",
     ]);
+    command.arg(format!("--encoding={encoding}"));
     RunningTool::start(command, Streams::Out)
 }
 

@@ -21,7 +21,7 @@ use crate::postgres::tools::{RunningTool, Streams, Tools, WhileRead};
 use crate::rules::digest::{Digest256, RowTally};
 use crate::rules::layout::{self, ObjectKey};
 use crate::rules::manifest::{self, ChunkPart, Depth, Inventory, ObjectRecord, Verification};
-use crate::seal::Opener;
+use crate::seal::{Opener, SealError};
 use crate::store::StoreError;
 
 /// What a verification is made with.
@@ -121,6 +121,8 @@ async fn find(means: &Means<'_>, entry: &Entry, depth: Depth) -> Result<Findings
     }
     let source = Source { catalog: means.catalog, entry, opener };
     let inventory = match source.inventory().await {
+        // The wrong key says nothing of the snapshot.
+        Err(error @ JobError::Object { source: SealError::WrongIdentity, .. }) => return Err(error),
         Err(error @ JobError::Object { .. }) => {
             findings.problems.push(in_a_sentence(&error));
             return Ok(findings);

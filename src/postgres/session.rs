@@ -41,10 +41,14 @@ fn options(to: &Connection) -> PgConnectOptions {
         .username(&to.user)
         .database(&to.database)
         .application_name("belay")
-        .ssl_mode(to.sslmode.as_str().parse().unwrap_or(PgSslMode::Prefer))
         .statement_cache_capacity(0)
         .disable_statement_logging();
-    options = if to.host.starts_with('/') { options.socket(&to.host) } else { options.host(&to.host) };
+    // libpq knows no TLS on sockets, whatever sslmode says.
+    options = if to.host.starts_with('/') {
+        options.socket(&to.host).ssl_mode(PgSslMode::Disable)
+    } else {
+        options.host(&to.host).ssl_mode(to.sslmode.as_str().parse().unwrap_or(PgSslMode::Prefer))
+    };
     if let Some(path) = &to.sslrootcert {
         options = options.ssl_root_cert(path);
     }

@@ -20,6 +20,8 @@ use crate::settings::Connection;
 
 /// Bytes moved between a child and its reader at a time.
 const PIPE_BYTES: usize = 1 << 20;
+/// Session options of every program, so that a live database and its restored copy are dumped alike.
+pub const PINNED_OPTIONS: &str = "-c standard_conforming_strings=on -c quote_all_identifiers=off";
 /// How much of a child's standard error is kept, from its end.
 const MESSAGES_BYTES: usize = 8 << 10;
 /// How often a child that is not wanted any more is looked at before it is killed, and the pause
@@ -141,7 +143,9 @@ impl Tools {
             .env("PGAPPNAME", "belay")
             .env("LC_MESSAGES", "C")
             .env_remove("PGSERVICE")
-            .env_remove("PGOPTIONS")
+            // What a database may set by itself and pg_dump would take over into its archive.
+            .env("PGOPTIONS", PINNED_OPTIONS)
+            .env_remove("PGHOSTADDR")
             .env_remove("PGCLIENTENCODING");
         if let Some(path) = &to.sslrootcert {
             command.env("PGSSLROOTCERT", path);

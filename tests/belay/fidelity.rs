@@ -41,3 +41,37 @@ fn zoo_comes_back_equal() {
 fn zoo_comes_back_equal_through_chunks() {
     zoo_comes_back(TINY);
 }
+
+#[test]
+fn settings_of_a_database_do_not_change_its_dump() {
+    let cluster = a_cluster().start();
+    cluster.create_database("odd");
+    cluster.psql("odd", "CREATE TABLE t AS SELECT g AS id, 'a\\b''c' AS body FROM generate_series(1, 100) g");
+    for setting in
+        ["client_encoding = 'LATIN1'", "standard_conforming_strings = off", "quote_all_identifiers = on"]
+    {
+        cluster.psql("odd", &format!("ALTER DATABASE odd SET {setting}"));
+    }
+    let belay = Belay::new(&cluster, "odd");
+    assert_eq!(belay.run(["init", "--single-recipient"]).code, 0);
+    assert_eq!(belay.run(["snapshot"]).code, 0);
+    let verified = belay.run(["verify", "latest", "--depth", "restored"]);
+    assert_eq!(verified.code, 0, "{}", verified.stdout);
+    assert_eq!(belay.run(["restore", "app", "--swap"]).code, 0);
+}
+
+#[test]
+fn a_wrong_identity_is_no_finding() {
+    let cluster = a_cluster().start();
+    cluster.create_database("app");
+    let belay = Belay::new(&cluster, "app");
+    assert_eq!(belay.run(["init", "--single-recipient"]).code, 0);
+    assert_eq!(belay.run(["snapshot"]).code, 0);
+    let stranger = Belay::new(&cluster, "app");
+    assert_eq!(stranger.run(["init", "--single-recipient"]).code, 0);
+    let other = stranger.state().join("keys/identity.txt");
+    let tried =
+        belay.run(["verify", "latest", "--depth", "readable", "--identity", &other.to_string_lossy()]);
+    assert_eq!(tried.code, 5, "{}", tried.stderr);
+    assert!(belay.json(["list"])["snapshots"][0]["failed"].is_null());
+}

@@ -53,7 +53,7 @@ fn tables_come_back_with_their_rows_beside_what_is_there() {
     let tables = ["orders", "\"Odd.Schema\".\"T\"", "bare", "public.empty", "events_2026", &odd];
     let args = ["restore", "app", "--schema", "back"].into_iter();
     let report = belay.json(args.chain(tables.iter().flat_map(|table| ["--table", *table])));
-    assert_eq!(report["schema"], "back");
+    assert_eq!(report["into_schema"], "back");
     assert_eq!(report["tables"][0], serde_json::json!({"table": "public.orders", "rows": 60000}));
     let same = cluster.psql(
         "app",

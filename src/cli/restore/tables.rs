@@ -66,7 +66,7 @@ fn report(restored: &RestoredTables, from: &str) -> Report {
     text.extend(restored.tables.iter().map(|table| format!("  {}: {} rows\n", table.table, table.rows)));
     text.extend(restored.notes.iter().map(|note| format!("  note: {note}\n")));
     let body = json!({
-        "database": restored.database, "from": from, "schema": restored.schema, "tables": restored.tables,
+        "database": restored.database, "from": from, "into_schema": restored.schema, "tables": restored.tables,
         "notes": restored.notes, "elapsed_ms": restored.elapsed_ms,
     });
     Report::new("restore", text, &body)

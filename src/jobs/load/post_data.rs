@@ -11,7 +11,7 @@ use std::path::Path;
 
 use super::{Target, run_pg_restore};
 use crate::jobs::{JobError, blocking};
-use crate::postgres::tools::{RunningTool, Streams};
+use crate::postgres::tools::{PINNED_OPTIONS, RunningTool, Streams};
 use crate::postgres::{PostgresError, session};
 
 /// Memory on the server for each index being built, unless its own setting is higher: its default
@@ -47,7 +47,8 @@ async fn session_options(target: &Target<'_>) -> Result<String, JobError> {
     let mut session = session::connect(target.connection).await?;
     let has_more = session::maintenance_memory_bytes(&mut session).await? >= INDEX_MEMORY_BYTES;
     let kilobytes = INDEX_MEMORY_BYTES / 1024;
-    Ok(if has_more { String::new() } else { format!("-c maintenance_work_mem={kilobytes}kB") })
+    let memory = if has_more { String::new() } else { format!(" -c maintenance_work_mem={kilobytes}kB") };
+    Ok(format!("{PINNED_OPTIONS}{memory}"))
 }
 
 async fn list(target: &Target<'_>, archive: &Path) -> Result<String, JobError> {

@@ -63,6 +63,7 @@ impl Dump<'_> {
         command
             .args(["--format=custom", "--compress=0", "--no-password"])
             .arg(format!("--snapshot={}", self.snapshot))
+            .arg(format!("--encoding={}", self.facts.properties.encoding))
             .arg(format!("--lock-wait-timeout={}", self.database.lock_timeout.as_millis()));
         command
     }

@@ -50,7 +50,11 @@ fn is_finding(error: &JobError) -> bool {
         JobError::Postgres(PostgresError::ToolFailed { tool, messages, .. }) => {
             tool == "pg_restore" && !messages.contains("No space left")
         }
-        JobError::Postgres(PostgresError::Query { source, .. }) => source.as_database_error().is_some(),
+        JobError::Postgres(PostgresError::Query { source, .. }) => {
+            // Lost connections, exhausted resources and interventions say nothing of the snapshot.
+            let code = source.as_database_error().and_then(|error| error.code());
+            code.is_some_and(|code| !["08", "53", "57"].iter().any(|class| code.starts_with(class)))
+        }
         _ => false,
     }
 }
