@@ -11,7 +11,7 @@ use sqlx::postgres::PgConnection;
 
 use super::load::Loaded;
 use super::{JobError, Progress, blocking};
-use crate::postgres::copy::{CopyOut, CopyState};
+use crate::postgres::copy::CopyOut;
 use crate::postgres::describe;
 use crate::postgres::session;
 use crate::postgres::tools::{RunningTool, Streams, Tools, read_schema_text};
@@ -157,16 +157,7 @@ pub(super) async fn tally_select(
     select: &str,
     progress: &Progress,
 ) -> Result<RowTally, PostgresError> {
-    let mut copy = CopyOut::start(session, select, "read a table back").await?;
-    let (mut tally, mut text) = (RowTally::default(), Vec::new());
-    loop {
-        let state = copy.fill(&mut text, 1 << 20, |bytes| progress.advance(bytes)).await?;
-        tally.add_lines(&text);
-        text.clear();
-        if state == CopyState::End {
-            return Ok(tally);
-        }
-    }
+    CopyOut::start(session, select, "read a table back").await?.tally(|bytes| progress.advance(bytes)).await
 }
 
 async fn compare_sequences(

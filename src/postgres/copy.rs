@@ -6,9 +6,12 @@ use futures::stream::BoxStream;
 use sqlx::postgres::{PgConnection, PgCopyIn};
 
 use super::PostgresError;
+use crate::rules::digest::RowTally;
 
 /// Bytes of COPY text per message to the server; messages need not end at row ends.
 const MESSAGE_BYTES: usize = 64 << 10;
+/// Bytes of COPY text held at a time while rows are only counted and digested.
+const TALLY_BYTES: usize = 1 << 20;
 
 /// A running COPY TO, read in pieces that end at row ends.
 pub struct CopyOut<'c> {
@@ -72,6 +75,22 @@ impl<'c> CopyOut<'c> {
             }
             on_bytes(row.len());
             out.extend_from_slice(&row);
+        }
+    }
+
+    /// Reads every row that is left and counts and digests it, in bounded memory.
+    ///
+    /// # Errors
+    /// As [`Self::fill`].
+    pub async fn tally(mut self, on_bytes: impl Fn(usize)) -> Result<RowTally, PostgresError> {
+        let (mut tally, mut text) = (RowTally::default(), Vec::new());
+        loop {
+            let state = self.fill(&mut text, TALLY_BYTES, &on_bytes).await?;
+            tally.add_lines(&text);
+            text.clear();
+            if state == CopyState::End {
+                return Ok(tally);
+            }
         }
     }
 }

@@ -216,22 +216,13 @@ impl Copier<'_> {
     }
 
     async fn digest_rows(
-        &mut self,
+        &self,
         session: &mut PgConnection,
         select: &str,
         action: &str,
     ) -> Result<RowTally, JobError> {
-        let mut copy = CopyOut::start(session, select, action).await?;
-        let mut tally = RowTally::default();
-        let mut text = Vec::new();
-        loop {
-            let state = copy.fill(&mut text, 1 << 20, |bytes| self.progress.advance(bytes)).await?;
-            tally.add_lines(&text);
-            text.clear();
-            if state == CopyState::End {
-                return Ok(tally);
-            }
-        }
+        let copy = CopyOut::start(session, select, action).await?;
+        Ok(copy.tally(|bytes| self.progress.advance(bytes)).await?)
     }
 }
 
