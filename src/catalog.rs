@@ -237,7 +237,6 @@ impl Catalog {
                 Err(error) => listing.rejected.push(Rejected { home, error }),
             }
         }
-        // Two snapshots of one second differ in their ids by chance only.
         listing.entries.sort_by(|a, b| a.order().cmp(&b.order()));
         Ok(listing)
     }

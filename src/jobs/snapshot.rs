@@ -91,12 +91,13 @@ async fn take_steadily(
     means.catalog.check_writer(means.signing)?;
     means.progress.enter("opening the snapshot");
     let mut keeper = Keeper::open(&database.connection, database.lock_timeout).await?;
+    let taken_at = clock();
     let home = SnapshotHome {
         cluster: means.catalog.cluster().into(),
         database: database.connection.database.clone(),
-        id: SnapshotId::new(clock(), noise),
+        id: SnapshotId::new(taken_at, noise),
     };
-    let facts = Facts::read(&mut keeper, means, clock()).await?;
+    let facts = Facts::read(&mut keeper, means, taken_at).await?;
     let (large, small): (Vec<Table>, Vec<Table>) = facts.tables.iter().cloned().partition(|table| {
         table.layout == TableLayout::Heap && table.disk_bytes >= database.large_table_bytes
     });

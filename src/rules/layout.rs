@@ -13,7 +13,6 @@ use std::fmt;
 use std::str::FromStr;
 
 use chrono::{DateTime, NaiveDateTime, Utc};
-use data_encoding::BASE32_NOPAD;
 use serde::{Deserialize, Serialize};
 
 /// The repository record at the root of the store.
@@ -95,16 +94,22 @@ impl fmt::Display for ObjectKey {
 }
 
 const TIME_FORMAT: &str = "%Y%m%dT%H%M%SZ";
+/// How much of an id's tail is chance.
+const NOISE_BITS: u32 = 20;
 
-/// The name of a snapshot: `20261123T140312Z-k7q2mx`; sorts by time, unique by its tail.
+/// The name of a snapshot: `20261123T140312Z-k7q2mx`. It sorts by time, to the millisecond: after
+/// the second come two characters of milliseconds, and four of noise that make it unique.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct SnapshotId(String);
 
 impl SnapshotId {
-    /// Makes the id of a snapshot taken at `taken_at`; `noise` makes it unique.
+    /// Makes the id of a snapshot taken at `taken_at`; the low 20 bits of `noise` make it unique.
     pub fn new(taken_at: DateTime<Utc>, noise: u32) -> Self {
-        Self(format!("{}-{}", taken_at.format(TIME_FORMAT), tail(noise)))
+        // A leap second has more than a thousand.
+        let milliseconds = taken_at.timestamp_subsec_millis().min(999);
+        let bits = milliseconds << NOISE_BITS | noise & ((1 << NOISE_BITS) - 1);
+        Self(format!("{}-{}", taken_at.format(TIME_FORMAT), tail(bits)))
     }
 
     /// The time in the id, to the second.
@@ -119,9 +124,14 @@ impl SnapshotId {
     }
 }
 
-/// Six lower-case base32 characters (30 bits of `noise`).
-pub fn tail(noise: u32) -> String {
-    BASE32_NOPAD.encode(&noise.to_be_bytes()).chars().take(6).collect::<String>().to_lowercase()
+/// Six lower-case base32 characters for the low 30 bits of `bits`; texts sort as the numbers do.
+pub fn tail(bits: u32) -> String {
+    // The characters of RFC 4648, in the order of their codes.
+    let character = |place: u32| match (bits >> (5 * place) & 31) as u8 {
+        digit @ 0..6 => char::from(b'2' + digit),
+        letter => char::from(b'a' + letter - 6),
+    };
+    (0..6).rev().map(character).collect()
 }
 
 impl FromStr for SnapshotId {
@@ -250,6 +260,14 @@ mod tests {
         assert_eq!(id.time(), at);
         assert_eq!(id.as_str().parse::<SnapshotId>().unwrap(), id);
         assert!(SnapshotId::new(at + chrono::TimeDelta::seconds(1), 0) > id);
+        assert!(SnapshotId::new(at + chrono::TimeDelta::milliseconds(1), 0) > id);
+    }
+
+    #[test]
+    fn tails_sort_as_their_numbers() {
+        let tails = [0, 1, 5, 6, 31, 32, 1 << 20, (1 << 30) - 1].map(tail);
+        assert!(tails.is_sorted(), "{tails:?}");
+        assert_eq!((tails[0].as_str(), tails[7].as_str()), ("222222", "zzzzzz"));
     }
 
     #[test]
