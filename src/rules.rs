@@ -1,7 +1,9 @@
 //! Decisions and the stored format: values in, values out; `now` is always a parameter.
 
+pub mod classify;
 pub mod digest;
 pub mod freshness;
+pub mod gate;
 pub mod globals;
 pub mod layout;
 pub mod manifest;
