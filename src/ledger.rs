@@ -1,5 +1,5 @@
 //! The host's own record, a small SQLite file: which jobs ran, which databases a restore set
-//! aside, which are still loading.
+//! aside, which are still loading, and each gated migration, phase by phase.
 //!
 //! Comes in: facts, times as parameters. Goes out: the same facts after a crash. Every call is
 //! durable when it returns. Several processes may hold the ledger open. It never holds a secret,
@@ -9,6 +9,7 @@ mod databases;
 mod jobs;
 pub mod lock;
 mod process;
+mod runs;
 #[cfg(test)]
 mod tests;
 
@@ -25,6 +26,7 @@ use sqlx::{ConnectOptions as _, Row as _};
 pub use databases::{Loading, LoadingDatabase, ReplacedDatabase, Replacement, ReplacementState};
 pub use jobs::{EndedAs, JobEnd, JobKind, JobOutcome, JobRun, JobRunId};
 pub use process::ProcessMark;
+pub use runs::{GateRun, JournalEntry, NewRun, RaisedFence};
 
 /// How long a writer waits for another process to end its own write.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -32,7 +34,7 @@ const BUSY_PAUSE: Duration = Duration::from_millis(20);
 
 /// Brings a ledger from version `index` to `index + 1`; each sets `user_version` itself. Only
 /// ever added to: ledgers of every version are out there.
-const MIGRATIONS: [&str; 1] = [include_str!("ledger/schema-1.sql")];
+const MIGRATIONS: [&str; 2] = [include_str!("ledger/schema-1.sql"), include_str!("ledger/schema-2.sql")];
 
 /// Why the ledger does not do what it is asked.
 #[derive(Debug, thiserror::Error)]

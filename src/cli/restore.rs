@@ -227,6 +227,8 @@ fn request<'a>(args: &RestoreArgs, ground: &'a Ground, entry: &'a Entry) -> Requ
         },
         errors: if args.accept_errors { RestoreErrors::Accept } else { RestoreErrors::Refuse },
         keep_replaced: ground.keep_replaced,
+        kept_for: "kept",
+        disposable_slots: &[],
         stall_timeout: database.stall_timeout,
     }
 }

@@ -16,6 +16,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use sqlx::Connection as _;
 use sqlx::postgres::PgConnection;
 
 use self::plan::RestorePlan;
@@ -23,7 +24,8 @@ use super::load::{self, RestoreErrors, Source, Target};
 use super::prove::{self, Claim, Proof};
 use super::{JobError, Progress, Stopwatch, WorkDirectory, until_stalled};
 use crate::catalog::{Catalog, Entry};
-use crate::ledger::{Ledger, Loading};
+use crate::ledger::{Ledger, Loading, LoadingDatabase};
+use crate::postgres::PostgresError;
 use crate::postgres::tools::Tools;
 use crate::postgres::{describe, session};
 use crate::rules::globals;
@@ -85,6 +87,10 @@ pub struct Request<'a> {
     pub errors: RestoreErrors,
     /// How long a replaced database is kept.
     pub keep_replaced: TimeDelta,
+    /// What a replaced database is called for: `<name>_kept_<time>`.
+    pub kept_for: &'static str,
+    /// Logical replication slots of a replaced database that need not stop a swap.
+    pub disposable_slots: &'a [String],
     /// How long nothing may move.
     pub stall_timeout: std::time::Duration,
 }
@@ -109,15 +115,39 @@ pub struct Restored {
 /// Restores a snapshot under its destination's name.
 ///
 /// # Errors
-/// [`JobError::Refused`] with every reason, before anything is touched; [`JobError::NotProven`]
-/// when what was loaded is not the snapshot. After any error the database that had the name has
-/// it still, and what was loaded is dropped.
+/// As [`prepare`] and [`finish`]. After any error the database that had the name has it still,
+/// and what was loaded is dropped.
 pub async fn restore(
     means: &Means<'_>,
     request: &Request<'_>,
     clock: fn() -> DateTime<Utc>,
 ) -> Result<Restored, JobError> {
     let watch = Stopwatch::start();
+    let prepared = prepare(means, request, clock).await?;
+    let restored = finish(means, request, prepared, clock).await?;
+    Ok(Restored { elapsed_ms: watch.elapsed_ms(), ..restored })
+}
+
+/// A snapshot that is loaded beside and proven, and has no name yet.
+pub struct Prepared {
+    session: PgConnection,
+    beside: Beside,
+    inventory: Inventory,
+    rows: u64,
+    tables: u64,
+    notes: Vec<String>,
+}
+
+/// Loads the snapshot beside what is there, and proves it; no name changes hands.
+///
+/// # Errors
+/// [`JobError::Refused`] with every reason, before anything is touched; [`JobError::NotProven`]
+/// when what was loaded is not the snapshot. Then what was loaded is dropped.
+pub async fn prepare(
+    means: &Means<'_>,
+    request: &Request<'_>,
+    clock: fn() -> DateTime<Utc>,
+) -> Result<Prepared, JobError> {
     let source = Source { catalog: means.catalog, entry: request.entry, opener: means.opener };
     let inventory = source.inventory().await?;
     let plan = plan::plan(request, &inventory).await?;
@@ -128,31 +158,63 @@ pub async fn restore(
         });
     }
     let marker = format!("{LOADING}{}{}", layout::tail(rand::random()), layout::tail(rand::random()));
-    let work = restore_as_planned(means, request, &source, &inventory, plan, &marker, clock);
-    let restored = until_stalled(means.progress, request.stall_timeout, "restore the snapshot", work).await;
-    match restored {
-        Ok(restored) => Ok(Restored { elapsed_ms: watch.elapsed_ms(), ..restored }),
-        Err(error) => {
-            // The error that stopped the restore is the one to hear of; what this leaves is
-            // dropped by the next run.
-            let _ = recover::drop_loading(means.ledger, request.connection, |loading| {
-                loading.loading.marker == marker
-            })
-            .await;
-            Err(error)
-        }
-    }
+    let work = prepare_as_planned(means, request, &source, inventory, plan, &marker, clock);
+    let prepared = until_stalled(means.progress, request.stall_timeout, "restore the snapshot", work).await;
+    or_drop(means, request, &marker, prepared).await
 }
 
-async fn restore_as_planned(
+/// Gives what was prepared its name.
+///
+/// # Errors
+/// What PostgreSQL says; then what was loaded is dropped, unless it has got the name.
+pub async fn finish(
+    means: &Means<'_>,
+    request: &Request<'_>,
+    prepared: Prepared,
+    clock: fn() -> DateTime<Utc>,
+) -> Result<Restored, JobError> {
+    let marker = prepared.beside.marker.clone();
+    let work = take_name(means, request, prepared, clock);
+    let restored = until_stalled(means.progress, request.stall_timeout, "restore the snapshot", work).await;
+    or_drop(means, request, &marker, restored).await
+}
+
+/// Drops what an unfinished restore loaded. The error that stopped it is the one to hear of; what
+/// this leaves is dropped by the next run.
+async fn or_drop<T>(
+    means: &Means<'_>,
+    request: &Request<'_>,
+    marker: &str,
+    done: Result<T, JobError>,
+) -> Result<T, JobError> {
+    if done.is_err() {
+        let is_ours = |loading: &LoadingDatabase| loading.loading.marker == marker;
+        let _ = recover::drop_loading(means.ledger, request.connection, is_ours).await;
+    }
+    done
+}
+
+/// Drops what was prepared and is not wanted any more.
+///
+/// # Errors
+/// What PostgreSQL or the ledger say; then the next run drops it.
+pub async fn abandon(means: &Means<'_>, request: &Request<'_>, prepared: Prepared) -> Result<(), JobError> {
+    let Prepared { session, beside, .. } = prepared;
+    // The session's lock says that somebody works on it.
+    session.close().await.map_err(|error| PostgresError::of_query("give up a restore", error))?;
+    let is_ours = |loading: &LoadingDatabase| loading.loading.marker == beside.marker;
+    recover::drop_loading(means.ledger, request.connection, is_ours).await.map(drop)
+}
+
+async fn prepare_as_planned(
     means: &Means<'_>,
     request: &Request<'_>,
     source: &Source<'_>,
-    inventory: &Inventory,
+    inventory: Inventory,
     plan: RestorePlan,
     marker: &str,
     clock: fn() -> DateTime<Utc>,
-) -> Result<Restored, JobError> {
+) -> Result<Prepared, JobError> {
     let maintenance = request.connection.with_database(session::MAINTENANCE_DATABASE);
     let mut session = session::connect(&maintenance).await?;
     let major = session::server_version_num(&mut session).await? / 10_000;
@@ -160,39 +222,39 @@ async fn restore_as_planned(
     let tools = Tools::find_reading(means.bin_directory, means.path, major, dumped_by).await?;
     session::work_under(&mut session, marker).await?;
     make_roles(source, &plan, &mut session).await?;
-    let beside = Beside::create(means.ledger, inventory, &mut session, marker, clock()).await?;
-    let (loaded, proven) = load_and_prove(means, request, source, inventory, &tools, &beside).await?;
+    let beside = Beside::create(means.ledger, &inventory, &mut session, marker, clock()).await?;
+    let (loaded, proven) = load_and_prove(means, request, source, &inventory, &tools, &beside).await?;
     if !proven.problems.is_empty() {
         return Err(JobError::NotProven {
             action: format!("restore {}", request.entry.manifest.id),
             problems: proven.problems,
         });
     }
+    let notes = proven.notes.into_iter().chain(loaded.accepted).chain(loaded.notes).chain(plan.warnings);
+    let (rows, tables, notes) = (proven.rows, proven.tables, notes.collect());
+    Ok(Prepared { session, beside, inventory, rows, tables, notes })
+}
+
+async fn take_name(
+    means: &Means<'_>,
+    request: &Request<'_>,
+    prepared: Prepared,
+    clock: fn() -> DateTime<Utc>,
+) -> Result<Restored, JobError> {
+    let Prepared { mut session, beside, inventory, rows, tables, notes } = prepared;
     means.progress.enter("taking the name");
     let previous_kept_as = match &request.destination {
         Destination::Into(name) => {
-            swap::take_free_name(&mut session, request.connection, &beside, name, inventory).await?;
+            swap::take_free_name(&mut session, request.connection, &beside, name, &inventory).await?;
             None
         }
         Destination::Swap(name) => Some(
-            swap::take_over(means.ledger, &mut session, request, &beside, name, inventory, clock()).await?,
+            swap::take_over(means.ledger, &mut session, request, &beside, name, &inventory, clock()).await?,
         ),
     };
     means.ledger.forget_loading(&beside.marker).await?;
-    Ok(Restored {
-        database: plan.into,
-        previous_kept_as,
-        rows: proven.rows,
-        tables: proven.tables,
-        notes: proven
-            .notes
-            .into_iter()
-            .chain(loaded.accepted)
-            .chain(loaded.notes)
-            .chain(plan.warnings)
-            .collect(),
-        elapsed_ms: 0,
-    })
+    let database = request.destination.name().to_owned();
+    Ok(Restored { database, previous_kept_as, rows, tables, notes, elapsed_ms: 0 })
 }
 
 async fn load_and_prove(

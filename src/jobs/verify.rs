@@ -13,6 +13,7 @@ use chrono::{DateTime, Utc};
 use ed25519_dalek::SigningKey;
 use futures::{StreamExt as _, TryStreamExt as _};
 
+pub use self::scratch::ScratchCopy;
 use super::load::{Source, StoredCheck};
 use super::{JobError, Progress, Stopwatch, blocking, until_stalled};
 use crate::catalog::{Catalog, Entry};
@@ -59,7 +60,7 @@ pub struct Verified {
 }
 
 /// What was found so far.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Findings {
     problems: Vec<String>,
     differences: Vec<String>,
@@ -68,6 +69,7 @@ struct Findings {
     tables: u64,
     rows: u64,
     restore_ms: Option<u64>,
+    copy: Option<ScratchCopy>,
 }
 
 /// Verifies `entry` to `depth` and records the result.
@@ -81,6 +83,23 @@ pub async fn verify(
     depth: Depth,
     clock: fn() -> DateTime<Utc>,
 ) -> Result<Verified, JobError> {
+    let (verified, copy) = verify_keeping_copy(means, entry, depth, clock).await?;
+    if let Some(copy) = copy {
+        copy.remove().await?;
+    }
+    Ok(verified)
+}
+
+/// As [`verify`], and hands over the scratch copy that [`Depth::Restored`] was proven with.
+///
+/// # Errors
+/// As [`verify`].
+pub async fn verify_keeping_copy(
+    means: &Means<'_>,
+    entry: &Entry,
+    depth: Depth,
+    clock: fn() -> DateTime<Utc>,
+) -> Result<(Verified, Option<ScratchCopy>), JobError> {
     let watch = Stopwatch::start();
     let work = find(means, entry, depth);
     let mut findings =
@@ -107,7 +126,8 @@ pub async fn verify(
     if let Some(key) = means.signing {
         means.catalog.record_verification(&entry.home, &record, key).await?;
     }
-    Ok(Verified { record, differences: findings.differences, notes: findings.notes })
+    let verified = Verified { record, differences: findings.differences, notes: findings.notes };
+    Ok((verified, findings.copy))
 }
 
 async fn find(means: &Means<'_>, entry: &Entry, depth: Depth) -> Result<Findings, JobError> {
@@ -130,7 +150,10 @@ async fn find(means: &Means<'_>, entry: &Entry, depth: Depth) -> Result<Findings
         other => other?,
     };
     match depth {
-        Depth::Restored => scratch::restore_and_compare(means, &source, &inventory, &mut findings).await?,
+        Depth::Restored => {
+            let copy = scratch::restore_and_compare(means, &source, &inventory, &mut findings).await?;
+            findings.copy = Some(copy);
+        }
         Depth::Stored | Depth::Readable => open_again(means, &source, &inventory, &mut findings).await?,
     }
     Ok(findings)

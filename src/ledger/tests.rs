@@ -56,7 +56,7 @@ async fn ledger_files_are_private_and_writes_are_durable() {
         let mode = entry.metadata().unwrap().permissions().mode() & 0o777;
         assert_eq!(mode, 0o600, "{:?}", entry.file_name());
     }
-    for (pragma, value) in [("PRAGMA synchronous", 2), ("PRAGMA foreign_keys", 1), ("PRAGMA user_version", 1)]
+    for (pragma, value) in [("PRAGMA synchronous", 2), ("PRAGMA foreign_keys", 1), ("PRAGMA user_version", 2)]
     {
         let found: i64 = sqlx::query_scalar(pragma).fetch_one(&ledger.pool).await.unwrap();
         assert_eq!(found, value, "{pragma}");

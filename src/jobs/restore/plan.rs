@@ -88,19 +88,29 @@ async fn look_at_name(
         Destination::Swap(_) if matches!(name, "postgres" | "template0" | "template1") => {
             plan.refusals.push(format!("{name} is one of the cluster's own databases and cannot be renamed"));
         }
-        Destination::Swap(_) => plan.refusals.extend(what_binds(session, name).await?),
+        Destination::Swap(_) => {
+            plan.refusals.extend(what_binds(session, name, request.disposable_slots).await?)
+        }
     }
     Ok(())
 }
 
 /// What would stop a rename, or be lost with one.
-async fn what_binds(session: &mut sqlx::PgConnection, name: &str) -> Result<Vec<String>, JobError> {
+///
+/// # Errors
+/// What PostgreSQL says.
+pub async fn what_binds(
+    session: &mut sqlx::PgConnection,
+    name: &str,
+    disposable_slots: &[String],
+) -> Result<Vec<String>, JobError> {
     let name_literal = literal(name);
+    let disposable: String = disposable_slots.iter().map(|slot| format!(", {}", literal(slot))).collect();
     let sql = format!(
         "SELECT 'prepared transaction ' || quote_literal(gid) || ' is open in it: COMMIT or ROLLBACK PREPARED first' AS reason \
            FROM pg_catalog.pg_prepared_xacts WHERE database = {name_literal} \
          UNION ALL SELECT 'logical replication slot ' || quote_ident(slot_name) || ' belongs to it and would follow the old database: drop it first' \
-           FROM pg_catalog.pg_replication_slots WHERE database = {name_literal} \
+           FROM pg_catalog.pg_replication_slots WHERE database = {name_literal} AND slot_name NOT IN (''{disposable}) \
          UNION ALL SELECT 'subscription ' || quote_ident(subname) || ' belongs to it: drop it first' \
            FROM pg_catalog.pg_subscription s JOIN pg_catalog.pg_database d ON d.oid = s.subdbid WHERE d.datname = {name_literal}"
     );

@@ -48,7 +48,7 @@ pub async fn take_over(
     let Some(oid) = describe::database_oid(session, name).await? else {
         return Err(JobError::Refused { action: format!("swap {name}"), reasons: vec!["it is gone".into()] });
     };
-    let kept_name = kept_name(session, name, now).await?;
+    let kept_name = kept_name(session, name, request.kept_for, now).await?;
     let replaced = Replacement {
         system_identifier: describe::identity(session).await?.1.unwrap_or_default(),
         oid,
@@ -155,13 +155,18 @@ async fn end_sessions(session: &mut PgConnection, databases: &[&str]) -> Postgre
     }
 }
 
-/// `<name>_kept_<time>`, cut to what PostgreSQL takes, and free.
-async fn kept_name(session: &mut PgConnection, name: &str, now: DateTime<Utc>) -> Result<String, JobError> {
+/// `<name>_<kept for>_<time>`, cut to what PostgreSQL takes, and free.
+async fn kept_name(
+    session: &mut PgConnection,
+    name: &str,
+    kept_for: &str,
+    now: DateTime<Utc>,
+) -> Result<String, JobError> {
     const NAME_BYTES: usize = 63;
     for attempt in 0.. {
         let suffix = match attempt {
-            0 => format!("_kept_{}", now.format("%Y%m%dt%H%M%S")),
-            n => format!("_kept_{}_{n}", now.format("%Y%m%dt%H%M%S")),
+            0 => format!("_{kept_for}_{}", now.format("%Y%m%dt%H%M%S")),
+            n => format!("_{kept_for}_{}_{n}", now.format("%Y%m%dt%H%M%S")),
         };
         let mut stem = name.to_owned();
         while stem.len() + suffix.len() > NAME_BYTES {

@@ -1,5 +1,7 @@
 //! Depth `restored`: the snapshot is loaded into a scratch cluster, and every table read back.
 
+use std::path::PathBuf;
+
 use super::{Findings, Means, in_a_sentence};
 use crate::jobs::load::{self, RestoreErrors, Source, Target};
 use crate::jobs::prove::{self, Claim, Proof};
@@ -11,6 +13,29 @@ use crate::rules::globals::{self, Subject};
 use crate::rules::layout;
 use crate::rules::manifest::{DatabaseProperties, Inventory};
 use crate::rules::sql::{create_database, literal, quoted};
+use crate::settings::Connection;
+
+/// A snapshot in a scratch cluster; both are gone when this is removed or dropped.
+pub struct ScratchCopy {
+    cluster: ScratchCluster,
+    /// How to connect to the copy, as the superuser of its cluster.
+    pub connection: Connection,
+}
+
+impl ScratchCopy {
+    /// Ends the cluster and removes all of it.
+    ///
+    /// # Errors
+    /// [`JobError::Disk`]
+    pub async fn remove(self) -> Result<(), JobError> {
+        let path = PathBuf::from(&self.connection.host);
+        self.cluster.remove().await.map_err(|source| JobError::Disk {
+            action: "remove the scratch cluster in",
+            path,
+            source,
+        })
+    }
+}
 
 /// Loads the snapshot into a cluster of its own and compares everything with the inventory.
 pub async fn restore_and_compare(
@@ -18,7 +43,7 @@ pub async fn restore_and_compare(
     source: &Source<'_>,
     inventory: &Inventory,
     findings: &mut Findings,
-) -> Result<(), JobError> {
+) -> Result<ScratchCopy, JobError> {
     let major = source.entry.manifest.server_version_num / 10_000;
     let dumped_by = &source.entry.manifest.pg_dump_version;
     let tools = Tools::find_reading(means.bin_directory, means.path, major, dumped_by).await?;
@@ -27,20 +52,18 @@ pub async fn restore_and_compare(
     means.progress.enter("starting a scratch cluster");
     let cluster =
         ScratchCluster::start(means.scratch_directory, &programs, &inventory.bootstrap_superuser).await?;
-    let compared = load_and_prove(means, source, inventory, &tools, &cluster, &work, findings).await;
-    let directory = means.scratch_directory.to_owned();
-    cluster.remove().await.map_err(|source| JobError::Disk {
-        action: "remove the scratch cluster in",
-        path: directory,
-        source,
-    })?;
-    match compared {
-        Err(error) if is_finding(&error) => {
-            findings.differences.push(in_a_sentence(&error));
-            Ok(())
-        }
-        other => other,
+    let connection = cluster.connection.with_database(name_of_copy(&source.entry.manifest.database));
+    let copy = ScratchCopy { cluster, connection };
+    match load_and_prove(means, source, inventory, &tools, &copy, &work, findings).await {
+        Err(error) if is_finding(&error) => findings.differences.push(in_a_sentence(&error)),
+        other => other?,
     }
+    Ok(copy)
+}
+
+/// The copy has the database's own name, unless the scratch cluster has that already.
+fn name_of_copy(database: &str) -> &str {
+    if matches!(database, "postgres" | "template0" | "template1") { "snapshot" } else { database }
 }
 
 /// Whether an error says something of the snapshot, and not of the machine.
@@ -64,25 +87,20 @@ async fn load_and_prove(
     source: &Source<'_>,
     inventory: &Inventory,
     tools: &Tools,
-    cluster: &ScratchCluster,
+    copy: &ScratchCopy,
     work: &WorkDirectory,
     findings: &mut Findings,
 ) -> Result<(), JobError> {
     let watch = Stopwatch::start();
+    let (cluster, connection) = (&copy.cluster, &copy.connection);
     make_globals(source, inventory, cluster).await?;
-    let database = &source.entry.manifest.database;
-    let name = if matches!(database.as_str(), "postgres" | "template0" | "template1") {
-        "snapshot"
-    } else {
-        database
-    };
     let properties = DatabaseProperties { tablespace: "pg_default".into(), ..inventory.properties.clone() };
     let mut session = session::connect(&cluster.connection).await?;
-    let create = create_database(&quoted(name), &properties, source.entry.manifest.server_version_num);
+    let create =
+        create_database(&quoted(&connection.database), &properties, source.entry.manifest.server_version_num);
     session::run(&mut session, "create the scratch database", create).await?;
-    let connection = cluster.connection.with_database(name);
     let target = Target {
-        connection: &connection,
+        connection,
         tools,
         jobs: means.jobs,
         work_directory: work.path(),
@@ -92,7 +110,7 @@ async fn load_and_prove(
     let loaded = load::load(source, inventory, &target).await?;
     findings.restore_ms = Some(watch.elapsed_ms());
     let claim = Claim { manifest: &source.entry.manifest, inventory, loaded: &loaded };
-    let proven = prove::prove(&claim, &connection, tools, Proof::Full, means.jobs, means.progress).await?;
+    let proven = prove::prove(&claim, connection, tools, Proof::Full, means.jobs, means.progress).await?;
     findings.differences.extend(proven.problems);
     findings.notes.extend(proven.notes);
     findings.notes.extend(loaded.notes);
