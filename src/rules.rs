@@ -2,6 +2,7 @@
 
 pub mod classify;
 pub mod digest;
+pub mod expectation;
 pub mod freshness;
 pub mod gate;
 pub mod globals;
@@ -11,3 +12,4 @@ pub mod retention;
 pub mod signature;
 pub mod sql;
 pub mod table_name;
+pub mod template;
