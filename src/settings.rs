@@ -6,6 +6,7 @@
 
 mod connection;
 mod error;
+mod gate;
 mod layers;
 mod pgpass;
 mod repository_url;
@@ -26,6 +27,10 @@ use crate::rules::manifest::Depth;
 pub use connection::{Connection, SslMode};
 use connection::{Partial, Resolver};
 pub use error::SettingsError;
+pub use gate::{
+    CheckKind, CheckSettings, Consistency, Deployment, FenceKind, FenceSettings, GateSettings, LocalCopy,
+    MigrationRole, OnFailure, RehearsalCycle, SessionPolicy, Stamped,
+};
 pub use layers::Environment;
 pub use repository_url::{InvalidRepositoryUrl, RepositoryUrl};
 use table::Table;
@@ -47,6 +52,8 @@ pub struct Settings {
     pub verify: VerifySettings,
     /// `[retention]`
     pub retention: RetentionSettings,
+    /// `[gate]`
+    pub gate: GateSettings,
 }
 
 /// `[state]`
@@ -109,6 +116,8 @@ pub struct DatabaseSettings {
     pub key: String,
     /// How to reach it; [`Connection::database`] is its name in PostgreSQL.
     pub connection: Connection,
+    /// The `env_prefix` of its section, if that says how to connect.
+    pub env_prefix: Option<String>,
     /// Tables larger than this are copied in chunks.
     pub large_table_bytes: u64,
     /// Worker sessions, 1 to 64.
@@ -164,7 +173,7 @@ pub fn database_by_environment(
 ) -> Result<DatabaseSettings, SettingsError> {
     let resolver = Resolver::new(Partial::default(), environment)?;
     let connection = resolver.connection(Partial::default(), database);
-    Ok(Tuning::default().database(database.into(), connection))
+    Ok(Tuning::default().database(database.into(), connection, None))
 }
 
 impl Settings {
@@ -189,6 +198,7 @@ impl Settings {
         let databases = root.table("database")?;
         let verify = root.table("verify")?;
         let retention = root.table("retention")?;
+        let gate = root.table("gate")?;
         root.finish()?;
 
         let cluster = ClusterSettings::read(cluster, environment)?;
@@ -200,6 +210,7 @@ impl Settings {
             cluster,
             verify: VerifySettings::read(verify)?,
             retention: RetentionSettings::read(retention)?,
+            gate: GateSettings::read(gate)?,
         })
     }
 
@@ -208,7 +219,7 @@ impl Settings {
         let listed = self.databases.values().find(|listed| listed.connection.database == database);
         listed.cloned().unwrap_or_else(|| {
             let connection = self.cluster.resolver.connection(Partial::default(), database);
-            self.cluster.tuning.clone().database(database.into(), connection)
+            self.cluster.tuning.clone().database(database.into(), connection, None)
         })
     }
 }
@@ -314,13 +325,14 @@ fn read_databases(
     for (key, mut table) in sections.tables()? {
         let tuning = Tuning::read(&mut table, cluster.tuning.clone())?;
         let source = source::of_database(&mut table, environment)?;
+        let env_prefix = source.env_prefix.clone();
         let connection = cluster.resolver.connection(source, &key);
         if let Some(other) = section_of.insert(connection.database.clone(), key.clone()) {
             let database = &connection.database;
             return Err(table.invalid(format!("means database {database:?}, and so does database.{other}")));
         }
         table.finish()?;
-        databases.insert(key.clone(), tuning.database(key, connection));
+        databases.insert(key.clone(), tuning.database(key, connection, env_prefix));
     }
     Ok(databases)
 }
@@ -364,11 +376,12 @@ impl Tuning {
         })
     }
 
-    fn database(self, key: String, connection: Connection) -> DatabaseSettings {
+    fn database(self, key: String, connection: Connection, env_prefix: Option<String>) -> DatabaseSettings {
         let Self { large_table_bytes, jobs, chunk_bytes, lock_timeout, stall_timeout } = self;
         DatabaseSettings {
             key,
             connection,
+            env_prefix,
             large_table_bytes,
             jobs,
             chunk_bytes,

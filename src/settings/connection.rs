@@ -96,6 +96,8 @@ pub(super) struct Partial {
     pub password: Option<SecretString>,
     pub sslmode: Option<SslMode>,
     pub sslrootcert: Option<PathBuf>,
+    /// The `env_prefix` that all this was read from.
+    pub env_prefix: Option<String>,
 }
 
 /// libpq options that change nothing that matters to us.
@@ -122,6 +124,7 @@ impl Partial {
             password: self.password.or(fallback.password),
             sslmode: self.sslmode.or(fallback.sslmode),
             sslrootcert: self.sslrootcert.or(fallback.sslrootcert),
+            env_prefix: self.env_prefix.or(fallback.env_prefix),
         }
     }
 

@@ -83,7 +83,7 @@ fn of_service_keys(table: &mut Table, environment: &Environment) -> Result<Optio
 ///
 /// Without HOST, NAME or USER it could only guess, so these must be set.
 fn of_prefix(prefix: &Given<String>, environment: &Environment) -> Result<Partial, SettingsError> {
-    let mut told = Partial::default();
+    let mut told = Partial { env_prefix: Some(prefix.value.clone()), ..Partial::default() };
     let needed = ["HOST", "NAME", "USER"];
     let options =
         [("HOST", "host"), ("NAME", "dbname"), ("USER", "user"), ("PORT", "port"), ("PASSWORD", "password")];

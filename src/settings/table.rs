@@ -82,6 +82,36 @@ impl Table {
         values.into_iter().map(|(name, value)| Ok((name.clone(), self.nested(&name, value)?))).collect()
     }
 
+    /// The sections of a list such as `[[gate.fence]]`; an absent one is empty. In messages they
+    /// are counted from 1.
+    pub(super) fn sections(&mut self, name: &'static str) -> Result<Vec<Self>, SettingsError> {
+        let Some(given) = self.take(name) else { return Ok(Vec::new()) };
+        let ValueKind::Array(values) = given.value else {
+            let complaint = format!("must be sections [[{}]], not {}", given.key, kind(&given.value));
+            return Err(given.invalid(complaint));
+        };
+        let numbered = values.into_iter().enumerate();
+        numbered.map(|(index, value)| self.nested(&format!("{name}[{}]", index + 1), value)).collect()
+    }
+
+    /// Everything in this one as texts, whatever they are called; they may be empty.
+    pub(super) fn entries(mut self) -> Result<Vec<(String, Given<String>)>, SettingsError> {
+        let mut entries = Vec::new();
+        for (name, value) in std::mem::take(&mut self.values) {
+            let given = Given { origin: self.origin(&value), key: self.key(&name), value: value.kind };
+            match &given.value {
+                ValueKind::String(text) if text.contains('\0') => {
+                    return Err(given.invalid("must not hold a NUL"));
+                }
+                ValueKind::String(text) => {
+                    entries.push((name, Given { value: text.clone(), key: given.key, origin: given.origin }));
+                }
+                other => return Err(given.invalid(format!("must be text, not {}", kind(other)))),
+            }
+        }
+        Ok(entries)
+    }
+
     fn nested(&self, name: &str, value: Value) -> Result<Self, SettingsError> {
         let (origin, key) = (self.origin(&value), self.key(name));
         match value.kind {
@@ -156,6 +186,34 @@ impl Table {
         }
         let parsed: Result<_, String> = texts.into_iter().map(parse).collect();
         parsed.map(Some).map_err(|complaint| given.invalid(complaint))
+    }
+
+    /// A command as a list of words, its program first; from the environment, separated by commas.
+    pub(super) fn command(&mut self, name: &'static str) -> Result<Option<Vec<String>>, SettingsError> {
+        let given = self.peek(name);
+        let word = |text: &str| match text.contains('\0') {
+            true => Err("must not hold a NUL".into()),
+            false => Ok(text.to_owned()),
+        };
+        let words = self.texts(name, word)?;
+        match (words, given) {
+            (Some(words), Some(given)) if words.first().is_none_or(String::is_empty) => {
+                Err(given.invalid("must name a program first"))
+            }
+            (words, _) => Ok(words),
+        }
+    }
+
+    /// `true` or `false`; from the environment, the word.
+    pub(super) fn boolean(&mut self, name: &'static str) -> Result<Option<bool>, SettingsError> {
+        let Some(given) = self.take(name) else { return Ok(None) };
+        match &given.value {
+            ValueKind::Boolean(is_so) => Ok(Some(*is_so)),
+            ValueKind::String(text) if given.is_from_environment() => {
+                text.parse().map(Some).map_err(|_| given.invalid("must be true or false"))
+            }
+            other => Err(given.invalid(format!("must be true or false, not {}", kind(other)))),
+        }
     }
 
     /// A whole number within `range`; from the environment, its digits.

@@ -12,14 +12,14 @@ use tempfile::TempDir;
 
 use super::*;
 
-const SMALLEST: &str =
+pub(super) const SMALLEST: &str =
     "[repository]\nurl = 'file:///srv/backup'\n[cluster]\nname = 'prod'\nhost = '/run/postgresql'\n";
 
 /// A folder with `belay.toml` and whatever else a test puts there.
-struct Folder(TempDir);
+pub(super) struct Folder(TempDir);
 
 impl Folder {
-    fn with(settings: &str) -> Self {
+    pub(super) fn with(settings: &str) -> Self {
         let folder = Self(TempDir::new().unwrap());
         folder.put("belay.toml", settings);
         folder
@@ -29,7 +29,7 @@ impl Folder {
         self.0.path().join(name)
     }
 
-    fn put(&self, name: &str, text: &str) -> PathBuf {
+    pub(super) fn put(&self, name: &str, text: &str) -> PathBuf {
         self.put_with_mode(name, text, 0o600)
     }
 
@@ -41,16 +41,16 @@ impl Folder {
         path
     }
 
-    fn load(&self, variables: &[(&str, &str)]) -> Result<Settings, SettingsError> {
+    pub(super) fn load(&self, variables: &[(&str, &str)]) -> Result<Settings, SettingsError> {
         Settings::load_with(&self.path("belay.toml"), &variables.iter().copied().collect())
     }
 }
 
-fn load(more: &str, variables: &[(&str, &str)]) -> Result<Settings, SettingsError> {
+pub(super) fn load(more: &str, variables: &[(&str, &str)]) -> Result<Settings, SettingsError> {
     Folder::with(&format!("{SMALLEST}{more}")).load(variables)
 }
 
-fn refusal(more: &str, variables: &[(&str, &str)]) -> String {
+pub(super) fn refusal(more: &str, variables: &[(&str, &str)]) -> String {
     load(more, variables).unwrap_err().to_string()
 }
 
@@ -86,7 +86,9 @@ fn shipped_settings_load_with_every_optional_key() {
     let folder = Folder::with("");
     let all = all.join("\n").replace("/etc/belay/", &format!("{}/", folder.0.path().display()));
     folder.put("belay.toml", &all);
-    folder.put("app-password", "secret\n");
+    for name in ["app-password", "migration-password", "pgbouncer-password"] {
+        folder.put(name, "secret\n");
+    }
     folder.put("pg_service.conf", "[billing]\nhost=db3\n");
     let cronos =
         [("CRONOS_AI_DB_HOST", "db4"), ("CRONOS_AI_DB_NAME", "cronos_ai"), ("CRONOS_AI_DB_USER", "cronos")];
@@ -94,6 +96,9 @@ fn shipped_settings_load_with_every_optional_key() {
     let sections: Vec<_> = settings.databases.keys().map(String::as_str).collect();
     assert_eq!(sections, ["app", "billing", "cronos", "reports"]);
     assert_eq!(settings.retention.keep, TimeDelta::days(30));
+    assert_eq!(settings.databases["cronos"].env_prefix.as_deref(), Some("CRONOS_AI_DB"));
+    assert!(settings.databases["app"].env_prefix.is_none());
+    assert_eq!((settings.gate.fences.len(), settings.gate.checks.len()), (4, 2));
 }
 
 #[test]
@@ -160,12 +165,12 @@ fn environment_reaches_every_kind_of_value() {
 #[case("[database.app]\nhots = 'db'\n", "unknown key database.app.hots (did you mean host?)")]
 #[case("[retentoin]\nkeep = '1d'\n", "unknown key retentoin (did you mean retention?)")]
 #[case("[verify]\nxylophone = 1\n", "unknown key verify.xylophone")]
-#[case("[gate]\n", "unknown key gate")]
+#[case("[gaet]\n", "unknown key gaet (did you mean gate?)")]
 fn unknown_key_is_named_with_its_nearest(#[case] more: &str, #[case] complaint: &str) {
     let folder = Folder::with(SMALLEST);
     let beside = folder.put("conf.d/more.toml", more);
     let refusal = folder.load(&[]).unwrap_err().to_string();
-    let file = if more == "[gate]\n" { folder.path("belay.toml") } else { beside };
+    let file = if more == "[gaet]\n" { folder.path("belay.toml") } else { beside };
     assert_eq!(refusal, format!("read settings {}: {complaint}", file.display()));
 }
 
