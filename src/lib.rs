@@ -12,8 +12,8 @@
 //! | L6 | [`cli`]: verbs, reports, hints, exit codes; the only place that prints |
 //! | L5 | [`jobs`]: snapshot, verify, restore, retain, written as procedures |
 //! | L4 | [`catalog`]: the manifests in the store are the catalog |
-//! | L3 | [`seal`] (gzip and age), [`keys`], [`store`], [`postgres`], [`ledger`]: one per outside party |
-//! | L2 | [`settings`]: every key, typed |
+//! | L3 | [`seal`] (gzip and age), [`keys`], [`store`], [`postgres`], [`ledger`], [`command`]: one per outside party |
+//! | L2 | [`settings`]: every key, typed; [`tether`]: children end with us |
 //! | L0 | [`rules`]: decides, never does: no disk, no network, no clock, no log |
 //!
 //! # Choices worth knowing before changing them
@@ -58,7 +58,9 @@
 
 pub mod rules;
 pub mod settings;
+pub mod tether;
 
+pub mod command;
 pub mod keys;
 pub mod ledger;
 pub mod postgres;

@@ -2,7 +2,7 @@
 
 use belay::cli::report::{ExitCode, Failure, Report, print_failure, print_notice, print_report};
 use belay::cli::{self, Cli, host, privileges};
-use belay::postgres::tether;
+use belay::tether;
 use clap::Parser as _;
 use tokio::signal::unix::{SignalKind, signal};
 

@@ -8,7 +8,6 @@ pub mod describe;
 pub mod rights;
 pub mod scratch;
 pub mod session;
-pub mod tether;
 pub mod tools;
 
 use std::path::PathBuf;

@@ -19,7 +19,9 @@ const LEVELS: &[(&str, u32)] = &[
     ("store", 3),
     ("postgres", 3),
     ("ledger", 3),
+    ("command", 3),
     ("settings", 2),
+    ("tether", 2),
     ("rules", 0),
 ];
 

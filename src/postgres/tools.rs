@@ -15,8 +15,9 @@ use secrecy::ExposeSecret as _;
 use tokio::io::AsyncReadExt as _;
 use tokio::process::{Child, Command};
 
-use super::{PostgresError, tether};
+use super::PostgresError;
 use crate::settings::Connection;
+use crate::tether;
 
 /// Bytes moved between a child and its reader at a time.
 const PIPE_BYTES: usize = 1 << 20;
