@@ -1,5 +1,6 @@
 //! Decisions and the stored format: values in, values out; `now` is always a parameter.
 
+pub mod alembic;
 pub mod classify;
 pub mod digest;
 pub mod expectation;
