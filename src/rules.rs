@@ -14,3 +14,4 @@ pub mod signature;
 pub mod sql;
 pub mod table_name;
 pub mod template;
+pub mod wal;
