@@ -9,6 +9,7 @@ pub mod rights;
 pub mod scratch;
 pub mod session;
 pub mod tools;
+pub mod wal;
 
 use std::path::PathBuf;
 use std::time::Duration;

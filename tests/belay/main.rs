@@ -19,5 +19,6 @@ mod restore_tables;
 mod settings_in_use;
 mod stores;
 mod versions;
+mod wal_evidence;
 mod world;
 mod zoo;
