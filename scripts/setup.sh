@@ -9,7 +9,8 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 servers=$root/target/servers
 log=$root/target/setup.log
 mkdir -p "$root/target"
-PATH=$PATH:$HOME/.cargo/bin
+# Debian keeps some programs where only root looks for them.
+PATH=$PATH:$HOME/.cargo/bin:/usr/sbin
 wanted=()
 
 # die MESSAGE: ends the script.
@@ -78,6 +79,7 @@ install_wanted() {
   export DEBIAN_FRONTEND=noninteractive
   quietly "reading the package lists" as_root apt-get update -q
   case " ${wanted[*]} " in *" postgresql "*) install_postgresql ;; esac
+  case " ${wanted[*]} " in *" pgbouncer "*) install_pgbouncer ;; esac
   [ "${#wanted[@]}" -gt 0 ] || return 0
   quietly "installing ${wanted[*]}" \
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${wanted[@]}"
@@ -99,8 +101,33 @@ install_postgresql() {
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$package"
   as_root rm -f "$off"
   trap - EXIT
+  no_longer_wanted postgresql
+}
+
+# Installs PgBouncer, and keeps its package from starting it, now and when the machine starts.
+install_pgbouncer() {
+  local policy=/usr/sbin/policy-rc.d
+  # One that is there already has its reasons.
+  local undo=true
+  if [ ! -e "$policy" ]; then
+    undo="as_root rm -f '$policy'"
+    # shellcheck disable=SC2064 # the names are those of now
+    trap "$undo" EXIT
+    printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null
+    as_root chmod 755 "$policy"
+  fi
+  quietly "installing pgbouncer" \
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends pgbouncer
+  eval "$undo"
+  trap - EXIT
+  quietly "keeping pgbouncer from starting with the machine" as_root update-rc.d pgbouncer disable
+  no_longer_wanted pgbouncer
+}
+
+# no_longer_wanted PACKAGE: takes back what `want` noted.
+no_longer_wanted() {
   local rest=() one
-  for one in "${wanted[@]}"; do [ "$one" = postgresql ] || rest+=("$one"); done
+  for one in "${wanted[@]}"; do [ "$one" = "$1" ] || rest+=("$one"); done
   wanted=("${rest[@]}")
 }
 

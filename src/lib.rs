@@ -11,8 +11,8 @@
 //! | L7 | `main`: argv → settings → tracing → dispatch; the only `exit` |
 //! | L6 | [`cli`]: verbs, reports, hints, exit codes; the only place that prints |
 //! | L5 | [`jobs`]: snapshot, verify, restore, retain, written as procedures |
-//! | L4 | [`catalog`]: the manifests in the store are the catalog |
-//! | L3 | [`seal`] (gzip and age), [`keys`], [`store`], [`postgres`], [`ledger`], [`command`]: one per outside party |
+//! | L4 | [`catalog`]: the manifests in the store are the catalog; [`fence`]: keeps writers out, and lets them in again |
+//! | L3 | [`seal`] (gzip and age), [`keys`], [`store`], [`postgres`], [`ledger`], [`command`], [`checkout`]: one per outside party |
 //! | L2 | [`settings`]: every key, typed; [`tether`]: children end with us |
 //! | L0 | [`rules`]: decides, never does: no disk, no network, no clock, no log |
 //!
@@ -37,7 +37,8 @@
 //! *inventory*: its tables · *catalog*: all manifests · *chunk*: a range of one large table, shared
 //! between snapshots · *recipient*: a public key that we encrypt to, *identity*: its private key ·
 //! *seal* and *open*: compress and encrypt, and back · *restore*: load a snapshot · *cluster*: one
-//! data directory, *database*: one inside it.
+//! data directory, *database*: one inside it · *fence*: what keeps writers out of a database,
+//! *release*: let them in again.
 //!
 //! # Invariants
 //!
@@ -68,6 +69,7 @@ pub mod seal;
 pub mod store;
 
 pub mod catalog;
+pub mod fence;
 
 pub mod jobs;
 

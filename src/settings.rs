@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use chrono::TimeDelta;
+use secrecy::SecretString;
 
 use crate::rules::manifest::Depth;
 pub use connection::{Connection, SslMode};
@@ -155,6 +156,15 @@ pub struct RetentionSettings {
 /// systemd's `$CREDENTIALS_DIRECTORY`, where a service finds its secrets.
 pub fn credentials_directory() -> Option<PathBuf> {
     Environment::of_process().get("CREDENTIALS_DIRECTORY").map(PathBuf::from)
+}
+
+/// Reads a password file that these settings name once more: it may have changed since.
+///
+/// # Errors
+/// [`SettingsError`] when it cannot be read, is open to every user, or has not one line.
+pub fn password_in(path: &Path) -> Result<SecretString, SettingsError> {
+    let origin = path.display().to_string();
+    secret_file::password(path, &table::Given { value: (), key: "password_file".into(), origin })
 }
 
 /// The search path for programs.

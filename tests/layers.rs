@@ -14,6 +14,7 @@ const LEVELS: &[(&str, u32)] = &[
     ("cli", 6),
     ("jobs", 5),
     ("catalog", 4),
+    ("fence", 4),
     ("seal", 3),
     ("keys", 3),
     ("store", 3),

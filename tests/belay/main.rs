@@ -11,6 +11,7 @@ mod chunks;
 mod consistency;
 mod death;
 mod escape_hatch;
+mod fences;
 mod fidelity;
 mod help;
 mod readme;

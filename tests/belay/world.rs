@@ -8,13 +8,17 @@
 mod belay;
 mod cluster;
 mod dump;
+mod kubectl;
 mod owner;
+pub mod pooler;
 mod server;
 mod template;
 
 pub use belay::{Belay, Output, finish};
 pub use cluster::{Cluster, Listen, Plan, a_cluster, a_cluster_of};
 pub use dump::{with_rows_sorted, without_run};
+pub use kubectl::FakeKubectl;
+pub use pooler::Pooler;
 pub use server::Server;
 pub use template::Locale;
 

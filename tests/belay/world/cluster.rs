@@ -285,7 +285,7 @@ impl Drop for Cluster {
     }
 }
 
-fn text(output: std::process::Output) -> String {
+pub(super) fn text(output: std::process::Output) -> String {
     assert!(output.status.success(), "{}: {}", output.status, String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).expect("what the client prints is UTF-8")
 }
