@@ -61,6 +61,7 @@ pub mod rules;
 pub mod settings;
 pub mod tether;
 
+pub mod checkout;
 pub mod command;
 pub mod keys;
 pub mod ledger;

@@ -21,6 +21,7 @@ const LEVELS: &[(&str, u32)] = &[
     ("postgres", 3),
     ("ledger", 3),
     ("command", 3),
+    ("checkout", 3),
     ("settings", 2),
     ("tether", 2),
     ("rules", 0),
