@@ -3,17 +3,20 @@
 pub mod advice;
 pub mod check;
 pub mod clock;
+pub mod gate;
 pub mod host;
 pub mod init;
 pub mod key;
 pub mod list;
 pub mod manual;
+pub mod migrate;
 pub mod pin;
 pub mod privileges;
 pub mod progress;
 pub mod report;
 pub mod restore;
 pub mod retain;
+pub mod runs;
 pub mod selector;
 pub mod show;
 pub mod snapshot;
@@ -30,6 +33,7 @@ use clap::{Args, Parser, Subcommand};
 use tracing::Instrument as _;
 
 use self::report::{Failure, Report};
+use crate::jobs::migrate::Stop;
 use crate::keys::read_identity_bytes;
 use crate::ledger::{JobKind, JobOutcome, Ledger};
 use crate::seal::Opener;
@@ -90,6 +94,11 @@ pub enum Verb {
     Restore(restore::RestoreArgs),
     /// Remove what the policy does not keep: old snapshots, unneeded chunks, leftovers
     Retain(retain::RetainArgs),
+    /// Run a migration behind a verified snapshot; put the database back if it fails
+    Migrate(migrate::MigrateArgs),
+    /// List and show migrations, and decide about one that is held
+    #[command(subcommand)]
+    Runs(runs::RunsVerb),
     /// Keep a snapshot from retention
     Pin(pin::PinArgs),
     /// Let retention have a snapshot again
@@ -107,6 +116,11 @@ impl Verb {
     /// Whether the verb needs neither settings nor the cluster's user.
     pub fn needs_no_host(&self) -> bool {
         matches!(self, Self::Completions(_) | Self::Man(_))
+    }
+
+    /// Whether the verb itself comes to an end when it is told to stop; the others are dropped.
+    pub fn stops_by_itself(&self) -> bool {
+        matches!(self, Self::Migrate(_))
     }
 
     /// The file given with `--identity`, if the verb has such an option.
@@ -128,11 +142,11 @@ impl Verb {
     }
 }
 
-/// Carries out a verb and returns what it has to say.
+/// Carries out a verb and returns what it has to say; `stop` is for the one that ends by itself.
 ///
 /// # Errors
 /// [`Failure`], with the exit code and the hint that go with it.
-pub async fn run(cli: Cli, inputs: privileges::Inputs) -> Result<Report, Failure> {
+pub async fn run(cli: Cli, inputs: privileges::Inputs, stop: Stop) -> Result<Report, Failure> {
     let global = &cli.global;
     match cli.verb {
         Verb::Init(args) => init::run(global, args, inputs).await,
@@ -144,6 +158,8 @@ pub async fn run(cli: Cli, inputs: privileges::Inputs) -> Result<Report, Failure
         Verb::Verify(args) => verify::run(global, args, inputs).await,
         Verb::Restore(args) => restore::run(global, args, inputs).await,
         Verb::Retain(args) => retain::run(global, args).await,
+        Verb::Migrate(args) => migrate::run(global, args, inputs, stop).await,
+        Verb::Runs(verb) => runs::run(global, verb).await,
         Verb::Pin(args) => pin::pin(global, args).await,
         Verb::Unpin(args) => pin::unpin(global, args).await,
         Verb::Key(verb) => key::run(global, verb, inputs).await,

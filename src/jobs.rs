@@ -1,6 +1,7 @@
 //! What Belay does, as procedures: one public function each, its steps named at one height.
 
 pub mod load;
+pub mod migrate;
 pub mod prove;
 pub mod restore;
 pub mod retain;
@@ -14,6 +15,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::catalog::CatalogError;
+use crate::command::CommandError;
+use crate::fence::FenceError;
 use crate::ledger::LedgerError;
 use crate::postgres::PostgresError;
 use crate::rules::table_name::TableNotFound;
@@ -72,6 +75,12 @@ pub enum JobError {
     /// The ledger.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    /// A fence.
+    #[error(transparent)]
+    Fence(#[from] FenceError),
+    /// Somebody else's program.
+    #[error(transparent)]
+    Command(#[from] CommandError),
     /// Our own disk.
     #[error("{action} {}", path.display())]
     Disk {

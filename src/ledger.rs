@@ -134,6 +134,11 @@ impl Ledger {
         Ok(ledger)
     }
 
+    /// This process, as rows name it.
+    pub fn process(&self) -> &ProcessMark {
+        &self.process
+    }
+
     /// Closes the connection; what was recorded is durable without it.
     pub async fn close(self) {
         self.pool.close().await;

@@ -2,9 +2,11 @@
 
 use belay::cli::report::{ExitCode, Failure, Report, print_failure, print_notice, print_report};
 use belay::cli::{self, Cli, host, privileges};
+use belay::rules::gate::Verdict;
 use belay::tether;
 use clap::Parser as _;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
 
 fn main() -> std::process::ExitCode {
     if let Some(error) = tether::follow(std::env::args_os()) {
@@ -51,7 +53,12 @@ fn carry_out(cli: Cli) -> Result<Report, Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::new("start", ExitCode::Failed, error.to_string()))?;
-    let done = runtime.block_on(until_signal(cli::run(cli, inputs)));
+    let (tell, stop) = watch::channel(None);
+    let stops_by_itself = cli.verb.stops_by_itself();
+    let work = cli::run(cli, inputs, stop);
+    let done = runtime.block_on(async {
+        if stops_by_itself { told_of_signals(work, tell).await } else { until_signal(work).await }
+    });
     // A thread that still compresses for a cancelled job must not keep us.
     runtime.shutdown_background();
     done
@@ -59,8 +66,6 @@ fn carry_out(cli: Cli) -> Result<Report, Failure> {
 
 /// Runs `work`; a signal drops it, which ends its children and sessions and publishes nothing.
 async fn until_signal(work: impl Future<Output = Result<Report, Failure>>) -> Result<Report, Failure> {
-    let listen =
-        |kind| signal(kind).map_err(|error| Failure::new("start", ExitCode::Failed, error.to_string()));
     let (mut interrupted, mut terminated) =
         (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
     tokio::select! {
@@ -68,6 +73,32 @@ async fn until_signal(work: impl Future<Output = Result<Report, Failure>>) -> Re
         _ = interrupted.recv() => Err(stopped(ExitCode::Interrupted, "interrupted")),
         _ = terminated.recv() => Err(stopped(ExitCode::Terminated, "ended")),
     }
+}
+
+/// Runs `work` to its own end, telling it of the first signal; what it does then is its business.
+async fn told_of_signals(
+    work: impl Future<Output = Result<Report, Failure>>,
+    tell: watch::Sender<Option<Verdict>>,
+) -> Result<Report, Failure> {
+    let (mut interrupted, mut terminated) =
+        (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    let telling = async {
+        loop {
+            let verdict = tokio::select! {
+                _ = interrupted.recv() => Verdict::Interrupted,
+                _ = terminated.recv() => Verdict::Terminated,
+            };
+            tell.send_replace(Some(verdict));
+        }
+    };
+    tokio::select! {
+        done = work => done,
+        () = telling => unreachable!("signals are listened to for as long as there is work"),
+    }
+}
+
+fn listen(kind: SignalKind) -> Result<Signal, Failure> {
+    signal(kind).map_err(|error| Failure::new("start", ExitCode::Failed, error.to_string()))
 }
 
 fn stopped(code: ExitCode, word: &str) -> Failure {

@@ -1,6 +1,7 @@
 //! Decisions and the stored format: values in, values out; `now` is always a parameter.
 
 pub mod alembic;
+pub mod ci;
 pub mod classify;
 pub mod digest;
 pub mod expectation;
@@ -9,6 +10,7 @@ pub mod gate;
 pub mod globals;
 pub mod layout;
 pub mod manifest;
+pub mod mask;
 pub mod retention;
 pub mod signature;
 pub mod sql;

@@ -167,6 +167,11 @@ pub fn password_in(path: &Path) -> Result<SecretString, SettingsError> {
     secret_file::password(path, &table::Given { value: (), key: "password_file".into(), origin })
 }
 
+/// A variable of this process's environment; an empty one counts as not set.
+pub fn variable(name: &str) -> Option<String> {
+    Environment::of_process().get(name).map(str::to_owned)
+}
+
 /// The search path for programs.
 pub fn search_path() -> String {
     Environment::of_process().get("PATH").unwrap_or("/usr/bin:/bin").to_owned()

@@ -4,6 +4,8 @@ use std::error::Error;
 
 use super::report::ExitCode;
 use crate::catalog::CatalogError;
+use crate::command::CommandError;
+use crate::fence::FenceError;
 use crate::jobs::JobError;
 use crate::keys::KeyError;
 use crate::ledger::LedgerError;
@@ -38,8 +40,15 @@ fn inner<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e (dyn Error + 'stati
             JobError::Catalog(inner) => Some(inner),
             JobError::Seal(inner) => Some(inner),
             JobError::Ledger(inner) => Some(inner),
+            JobError::Fence(inner) => Some(inner),
+            JobError::Command(inner) => Some(inner),
             _ => None,
         };
+    }
+    match error.downcast_ref::<FenceError>() {
+        Some(FenceError::Settings(inner)) => return Some(inner),
+        Some(FenceError::Postgres(inner)) => return Some(inner),
+        _ => {}
     }
     match error.downcast_ref::<CatalogError>() {
         Some(CatalogError::Store(inner)) => Some(inner),
@@ -81,6 +90,15 @@ fn advice_on(error: &(dyn Error + 'static)) -> Advice {
     }
     if let Some(error) = error.downcast_ref::<SealError>() {
         return on_seal(error);
+    }
+    if error.is::<FenceError>() {
+        return said(
+            ExitCode::FenceFailed,
+            "look at [[gate.fence]] in the settings; sessions = \"end\" in [gate] ends sessions that are left",
+        );
+    }
+    if let Some(CommandError::NotFound { .. }) = error.downcast_ref() {
+        return said(ExitCode::Refused, "name the program by its whole path, or see to PATH");
     }
     if let Some(error) = error.downcast_ref::<SignatureError>() {
         return on_signature(error);

@@ -24,6 +24,8 @@ pub struct Inputs {
     pub identity: Option<(String, Vec<u8>)>,
     /// The recipient of the identity that `init --offline-identity` wrote.
     pub offline_recipient: Option<age::x25519::Recipient>,
+    /// Where the caller stood; a command of theirs runs there.
+    pub directory: PathBuf,
     /// How libpq's environment says to connect, for a verb without a settings file.
     pub by_environment: Option<DatabaseSettings>,
 }
@@ -46,7 +48,8 @@ pub fn settle(cli: &Cli, settings: Option<&Settings>, now: DateTime<Utc>) -> Res
 }
 
 fn read_inputs(cli: &Cli, now: DateTime<Utc>) -> Result<Inputs, Failure> {
-    let mut inputs = Inputs::default();
+    let directory = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
+    let mut inputs = Inputs { directory, ..Inputs::default() };
     if let Some(path) = cli.verb.identity_file() {
         let bytes = std::fs::read(path).map_err(|error| {
             Failure::new("read the identity", ExitCode::Failed, format!("{}: {error}", path.display()))

@@ -44,6 +44,32 @@ pub async fn shown<T>(
     }
 }
 
+/// Runs `work`, with a line every few seconds while `progress` moves: for work that has others
+/// write to the terminal.
+pub async fn shown_in_lines<T>(
+    global: &Global,
+    title: &str,
+    progress: &Arc<Progress>,
+    work: impl Future<Output = T>,
+) -> T {
+    if global.quiet {
+        return work.await;
+    }
+    tokio::pin!(work);
+    let mut beats = progress.beats();
+    loop {
+        tokio::select! {
+            done = &mut work => return done,
+            () = tokio::time::sleep(LINE_PAUSE) => {
+                let before = std::mem::replace(&mut beats, progress.beats());
+                if before != beats {
+                    print_line(title, progress);
+                }
+            }
+        }
+    }
+}
+
 fn bar(global: &Global) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
     let template = if global.no_color {

@@ -25,8 +25,28 @@ pub enum ExitCode {
     Failed = 5,
     /// Refused before anything was touched.
     Refused = 10,
+    /// No fresh verified snapshot could be had; the migration was not started.
+    NoSnapshot = 11,
     /// Another run holds the lock.
     Busy = 12,
+    /// Writers could not be kept out, and the fence is undone.
+    FenceFailed = 13,
+    /// The migration failed, and the database is proven unchanged.
+    FailedUnchanged = 20,
+    /// The migration failed, and the database was put back.
+    Restored = 21,
+    /// The migration failed, and putting the database back was refused; the run is held.
+    RestoreRefused = 22,
+    /// The migration failed, and so did the restore; the run is held.
+    RestoreFailed = 23,
+    /// The command said success, and it was none.
+    FalseSuccess = 24,
+    /// Checks failed, and the database was put back.
+    ChecksFailed = 25,
+    /// The command said failure, and the migration is applied.
+    AppliedWithError = 26,
+    /// What happened cannot be told.
+    Unknown = 30,
     /// Interrupted (SIGINT) at a safe place.
     Interrupted = 130,
     /// Ended (SIGTERM) at a safe place.
@@ -35,14 +55,24 @@ pub enum ExitCode {
 
 impl ExitCode {
     /// Every code, in order.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 19] = [
         Self::Done,
         Self::Usage,
         Self::NotFound,
         Self::Problem,
         Self::Failed,
         Self::Refused,
+        Self::NoSnapshot,
         Self::Busy,
+        Self::FenceFailed,
+        Self::FailedUnchanged,
+        Self::Restored,
+        Self::RestoreRefused,
+        Self::RestoreFailed,
+        Self::FalseSuccess,
+        Self::ChecksFailed,
+        Self::AppliedWithError,
+        Self::Unknown,
         Self::Interrupted,
         Self::Terminated,
     ];
@@ -56,7 +86,17 @@ impl ExitCode {
             Self::Problem => "a verification, a check or a drill found a problem",
             Self::Failed => "the store, PostgreSQL or a program failed",
             Self::Refused => "refused before anything was touched",
+            Self::NoSnapshot => "no fresh verified snapshot could be had; the migration was not started",
             Self::Busy => "another run holds the lock: try again",
+            Self::FenceFailed => "writers could not be kept out; the fence is undone",
+            Self::FailedUnchanged => "the migration failed; the database is proven unchanged",
+            Self::Restored => "the migration failed; the database was put back, nothing is lost",
+            Self::RestoreRefused => "the migration failed; a restore would lose something: held",
+            Self::RestoreFailed => "the migration failed, and so did the restore: held",
+            Self::FalseSuccess => "the command said success, and nothing was migrated",
+            Self::ChecksFailed => "checks failed; the database was put back",
+            Self::AppliedWithError => "the command said failure, and the migration is applied",
+            Self::Unknown => "what happened cannot be told: held, or to be gone on with",
             Self::Interrupted => "interrupted, at a safe place",
             Self::Terminated => "ended by SIGTERM, at a safe place",
         }

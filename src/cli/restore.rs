@@ -10,6 +10,7 @@ use clap::builder::TypedValueParser as _;
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
+use super::gate::resume_open_runs;
 use super::host::Host;
 use super::privileges::Inputs;
 use super::progress::shown;
@@ -163,6 +164,9 @@ impl Ground {
             }
         } else {
             let host = Host::open_trusting(&global.config, &args.standalone.trust_signer).await?;
+            if !args.plan {
+                resume_open_runs(global, &host, &host.ledger().await?).await?;
+            }
             Self {
                 opener: given.or_else(|| host.opener()).ok_or_else(no_identity)?,
                 database: host.database(&args.database)?,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use clap::Args;
 use serde_json::json;
 
+use super::gate::resume_open_runs;
 use super::host::Host;
 use super::progress::shown;
 use super::report::{ExitCode, Failure, Report, bytes_text};
@@ -47,6 +48,7 @@ pub async fn run(global: &Global, args: RetainArgs) -> Result<Report, Failure> {
         let retained = shown(global, TITLE, &progress, work).await.map_err(Failure::of(TITLE))?;
         return Ok(report(&retained, Mode::DryRun));
     }
+    resume_open_runs(global, &host, &ledger).await?;
     // A snapshot in flight refers to chunks that no manifest names yet.
     let state = &host.settings.state.directory;
     let _repository = StateLock::exclusive(state, &LockName::repository()).map_err(Failure::of(TITLE))?;

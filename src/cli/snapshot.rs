@@ -5,6 +5,7 @@ use std::sync::Arc;
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::gate::resume_open_runs;
 use super::host::Host;
 use super::progress::shown;
 use super::report::{ExitCode, Failure, Report, bytes_text, duration_text};
@@ -35,6 +36,7 @@ pub async fn run(global: &Global, args: SnapshotArgs) -> Result<Report, Failure>
         args.databases.iter().map(|name| host.database(name)).collect::<Result<_, _>>()?
     };
     let ledger = host.ledger().await?;
+    resume_open_runs(global, &host, &ledger).await?;
     let (mut text, mut taken, mut failures) = (String::new(), Vec::new(), Vec::new());
     for database in &databases {
         match take_one(global, &host, &ledger, database).await {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
+use super::gate::resume_open_runs;
 use super::host::Host;
 use super::privileges::Inputs;
 use super::progress::shown;
@@ -64,6 +65,7 @@ pub async fn run(global: &Global, args: VerifyArgs, inputs: Inputs) -> Result<Re
     let host = Host::open(&global.config).await?;
     let opener = opener_of(&inputs)?.or_else(|| host.opener());
     let ledger = host.ledger().await?;
+    resume_open_runs(global, &host, &ledger).await?;
     // What is verified must not be removed meanwhile: it would look damaged.
     let _repository = StateLock::shared(&host.settings.state.directory, &LockName::repository())
         .map_err(Failure::of("verify"))?;

@@ -284,9 +284,14 @@ async fn compare_schema(
 }
 
 /// A schema as the hashes of its lines.
-type Lines = Vec<u64>;
+pub(super) type Lines = Vec<u64>;
 
-async fn database_lines(connection: &Connection, tools: &Tools, encoding: &str) -> Result<Lines, JobError> {
+/// Reads the schema of a live database.
+pub(super) async fn database_lines(
+    connection: &Connection,
+    tools: &Tools,
+    encoding: &str,
+) -> Result<Lines, JobError> {
     let mut dump = dump_schema(connection, tools, encoding)?;
     let lines = archive_lines(dump.stdout()?, connection, tools).await;
     dump.reap().await?;

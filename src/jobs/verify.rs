@@ -160,7 +160,7 @@ async fn find(means: &Means<'_>, entry: &Entry, depth: Depth) -> Result<Findings
 }
 
 /// An error with its causes, in one line.
-fn in_a_sentence(error: &dyn std::error::Error) -> String {
+pub(super) fn in_a_sentence(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

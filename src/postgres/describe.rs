@@ -9,6 +9,7 @@ use super::PostgresError;
 use super::session::{column, rows};
 use crate::rules::manifest::{DatabaseProperties, Extension, Grant, SequenceState};
 use crate::rules::sql::{literal, qualified, quoted};
+use crate::rules::table_name::TableName;
 
 /// A table with data, as the catalogs describe it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -265,23 +266,65 @@ pub async fn tablespaces(session: &mut PgConnection) -> Result<Vec<String>, Post
 /// # Errors
 /// As [`PostgresError::of_query`] sorts them.
 pub async fn revisions(session: &mut PgConnection) -> Result<Vec<String>, PostgresError> {
+    let table = TableName { schema: None, name: "alembic_version".into() };
+    revisions_in(session, &table, "version_num").await
+}
+
+/// Reads the revisions that a migration tool keeps in `column` of `table`, sorted; without a
+/// schema, of every table of that name. A table that is not there holds none.
+///
+/// # Errors
+/// As [`PostgresError::of_query`] sorts them.
+pub async fn revisions_in(
+    session: &mut PgConnection,
+    table: &TableName,
+    version_column: &str,
+) -> Result<Vec<String>, PostgresError> {
+    let of_schema =
+        table.schema.as_deref().map_or("true".into(), |schema| format!("n.nspname = {}", literal(schema)));
     let sql = format!(
         "SELECT n.nspname::text AS schema FROM pg_catalog.pg_class c \
          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-         JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attname = 'version_num' AND NOT a.attisdropped \
-         WHERE c.relkind = 'r' AND c.relname = 'alembic_version' AND {OWN_SCHEMAS} ORDER BY 1"
+         JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attname = {} AND NOT a.attisdropped \
+         WHERE c.relkind = 'r' AND c.relname = {} AND {of_schema} AND {OWN_SCHEMAS} ORDER BY 1",
+        literal(version_column),
+        literal(&table.name)
     );
     let mut found = Vec::new();
     for row in rows(session, "look for a version table", sql).await? {
         let schema: String = column(&row, "schema")?;
-        let sql =
-            format!("SELECT version_num::text AS version FROM {}", qualified(&schema, "alembic_version"));
+        let (of, version) = (qualified(&schema, &table.name), quoted(version_column));
+        let sql = format!("SELECT {version}::text AS version FROM {of} WHERE {version} IS NOT NULL");
         for row in rows(session, "read the revisions", sql).await? {
             found.push(column(&row, "version")?);
         }
     }
     found.sort();
     Ok(found)
+}
+
+/// Lists the unlogged tables by schema and name.
+///
+/// # Errors
+/// As [`PostgresError::of_query`] sorts them.
+pub async fn unlogged_tables(session: &mut PgConnection) -> Result<Vec<(String, String)>, PostgresError> {
+    let sql = format!(
+        "SELECT n.nspname::text AS schema, c.relname::text AS name FROM pg_catalog.pg_class c \
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+         WHERE c.relkind = 'r' AND c.relpersistence = 'u' AND {OWN_SCHEMAS} ORDER BY 1, 2"
+    );
+    let read = |row: &PgRow| Ok((column(row, "schema")?, column(row, "name")?));
+    rows(session, "list unlogged tables", sql).await?.iter().map(read).collect()
+}
+
+/// The encoding of the session's database.
+///
+/// # Errors
+/// As [`PostgresError::of_query`] sorts them.
+pub async fn encoding(session: &mut PgConnection) -> Result<String, PostgresError> {
+    let sql = "SELECT pg_catalog.current_setting('server_encoding') AS encoding";
+    let found = rows(session, "read the database's encoding", sql).await?;
+    found.first().map_or(Ok("UTF8".into()), |row| column(row, "encoding"))
 }
 
 /// The OID of the session's database and the identifier of its cluster.

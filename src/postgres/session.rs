@@ -107,6 +107,29 @@ where
     row.try_get(name).map_err(|source| PostgresError::of_query(format!("read column {name}"), source))
 }
 
+/// Asks a query of an operator for its one value, as text; no row, or NULL, is an empty one.
+///
+/// # Errors
+/// As [`PostgresError::of_query`] sorts them.
+pub async fn answer(session: &mut PgConnection, name: &str, sql: &str) -> Result<String, PostgresError> {
+    use futures::TryStreamExt as _;
+    let action = format!("ask check {name}");
+    // The simple protocol: every value comes as text, whatever its type.
+    let found: Vec<_> = sqlx::raw_sql(AssertSqlSafe(format!("SET search_path TO DEFAULT; {sql}")))
+        .fetch(session)
+        .try_collect()
+        .await
+        .map_err(|source| PostgresError::of_query(action.as_str(), source))?;
+    let Some(row) = found.last() else { return Ok(String::new()) };
+    let value: Option<String> = row
+        .try_get_raw(0)
+        .and_then(|raw| {
+            raw.as_str().map(|text| Some(text.to_owned())).or(Ok(None)).map_err(sqlx::Error::Decode)
+        })
+        .map_err(|source| PostgresError::of_query(action, source))?;
+    Ok(value.unwrap_or_default())
+}
+
 /// `server_version_num` of the session's server.
 ///
 /// # Errors
@@ -130,6 +153,16 @@ pub async fn work_under(session: &mut PgConnection, marker: &str) -> Result<(), 
         format!("SELECT pg_catalog.pg_advisory_lock({})", lock_key(marker)),
     )
     .await
+}
+
+/// As [`work_under`], but returns at once, and says whether nobody else works under `marker`.
+///
+/// # Errors
+/// As [`PostgresError::of_query`] sorts them.
+pub async fn try_work_under(session: &mut PgConnection, marker: &str) -> Result<bool, PostgresError> {
+    let sql = format!("SELECT pg_catalog.pg_try_advisory_lock({}) AS has_lock", lock_key(marker));
+    let found = rows(session, "announce the work to the server", sql).await?;
+    Ok(found.first().map(|row| column(row, "has_lock")).transpose()?.unwrap_or_default())
 }
 
 /// Waits until no session of this database works under `marker` any more.

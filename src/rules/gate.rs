@@ -292,7 +292,8 @@ pub enum Decision {
 pub enum Outcome {
     /// It did what it is for.
     Passed,
-    /// Something was committed since the snapshot: another one is needed.
+    /// What it stands on is no longer so: something was committed since the snapshot, or what was
+    /// loaded beside is gone. It is made anew.
     Stale,
     /// It cannot go on; the run ends so.
     Refused(Verdict),
@@ -331,6 +332,7 @@ pub fn next(order: Order, position: Position, outcome: Outcome) -> Position {
         (Phase::Requested | Phase::Preflight, Outcome::Refused(verdict)) => end(Phase::Done, verdict),
         (Phase::Migrating, _) => go(Phase::Settling),
         (Phase::Armed, Outcome::Stale) => go(Phase::Snapshotting),
+        (Phase::Swapping, Outcome::Stale) => go(Phase::Restoring),
         (Phase::Settling, Outcome::Refused(verdict)) => end(Phase::Held, verdict),
         (Phase::Restoring | Phase::Swapping | Phase::Releasing, Outcome::Refused(verdict)) => {
             end(Phase::Held, verdict)

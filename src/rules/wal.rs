@@ -22,6 +22,7 @@
 //!   the lines as they are: who may choose them could forge a line. The log is evidence against
 //!   accidents.
 
+pub mod attribution;
 pub mod scan;
 pub mod summary;
 

@@ -9,6 +9,7 @@ use crate::postgres::session::{self, column, rows};
 use crate::rules::layout::SnapshotId;
 use crate::rules::manifest::Inventory;
 use crate::rules::sql::literal;
+use crate::settings::Connection;
 
 /// What a restore would do.
 #[derive(Debug, Clone, serde::Serialize)]
@@ -234,26 +235,50 @@ async fn look_at_room(
     session: &mut sqlx::PgConnection,
     plan: &mut RestorePlan,
 ) -> Result<(), JobError> {
-    if request.connection.is_local() {
-        let sql = "SELECT CASE WHEN pg_catalog.pg_has_role('pg_read_all_settings', 'member') OR \
-            (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user) \
-            THEN current_setting('data_directory') END AS directory";
-        let found = rows(session, "look where the cluster lies", sql).await?;
-        let directory: Option<String> =
-            found.first().map(|row| column(row, "directory")).transpose()?.flatten();
-        plan.free_bytes = directory.and_then(|directory| {
-            let space = nix::sys::statvfs::statvfs(directory.as_str()).ok()?;
-            Some(space.fragment_size().saturating_mul(space.blocks_available()))
-        });
-    }
+    plan.free_bytes = free_bytes(request.connection, session).await?;
     match plan.free_bytes {
-        Some(free) if free < plan.needed_bytes => plan.refusals.push(format!(
-            "there is no room: the database needs about {}, {} are free",
-            bytesize::ByteSize(plan.needed_bytes),
-            bytesize::ByteSize(free)
-        )),
-        Some(_) => {}
+        Some(free) => plan.refusals.extend(too_little(plan.needed_bytes, free)),
         None => plan.warnings.push("how much room the server has cannot be seen from here".into()),
     }
     Ok(())
+}
+
+/// Why there is no room for a database of `needed_bytes`, where that can be seen from here.
+///
+/// # Errors
+/// What PostgreSQL says.
+pub async fn no_room(
+    connection: &Connection,
+    session: &mut sqlx::PgConnection,
+    needed_bytes: u64,
+) -> Result<Option<String>, JobError> {
+    Ok(free_bytes(connection, session).await?.and_then(|free| too_little(needed_bytes, free)))
+}
+
+fn too_little(needed_bytes: u64, free_bytes: u64) -> Option<String> {
+    (free_bytes < needed_bytes).then(|| {
+        format!(
+            "there is no room: the database needs about {}, {} are free",
+            bytesize::ByteSize(needed_bytes),
+            bytesize::ByteSize(free_bytes)
+        )
+    })
+}
+
+async fn free_bytes(
+    connection: &Connection,
+    session: &mut sqlx::PgConnection,
+) -> Result<Option<u64>, JobError> {
+    if !connection.is_local() {
+        return Ok(None);
+    }
+    let sql = "SELECT CASE WHEN pg_catalog.pg_has_role('pg_read_all_settings', 'member') OR \
+        (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user) \
+        THEN current_setting('data_directory') END AS directory";
+    let found = rows(session, "look where the cluster lies", sql).await?;
+    let directory: Option<String> = found.first().map(|row| column(row, "directory")).transpose()?.flatten();
+    Ok(directory.and_then(|directory| {
+        let space = nix::sys::statvfs::statvfs(directory.as_str()).ok()?;
+        Some(space.fragment_size().saturating_mul(space.blocks_available()))
+    }))
 }

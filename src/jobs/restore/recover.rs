@@ -24,12 +24,35 @@ pub struct Recovered {
 /// # Errors
 /// What PostgreSQL or the ledger say; then the next run tries again.
 pub async fn settle(ledger: &Ledger, connection: &Connection) -> Result<Recovered, JobError> {
-    let mut recovered = settle_swaps(ledger, connection).await?;
-    recovered.dropped = drop_loading(ledger, connection, |loading| !loading.process.is_alive()).await?;
+    settle_abandoned(ledger, connection, |loading| !loading.process.is_alive()).await
+}
+
+/// As [`settle`], and takes the restores of this process for interrupted ones too: for a caller
+/// that makes none at the moment.
+///
+/// # Errors
+/// As [`settle`].
+pub async fn settle_own(ledger: &Ledger, connection: &Connection) -> Result<Recovered, JobError> {
+    let is_over =
+        |loading: &LoadingDatabase| loading.process == *ledger.process() || !loading.process.is_alive();
+    settle_abandoned(ledger, connection, is_over).await
+}
+
+async fn settle_abandoned(
+    ledger: &Ledger,
+    connection: &Connection,
+    abandoned: impl Fn(&LoadingDatabase) -> bool + Copy,
+) -> Result<Recovered, JobError> {
+    let mut recovered = settle_swaps(ledger, connection, abandoned).await?;
+    recovered.dropped = drop_loading(ledger, connection, abandoned).await?;
     Ok(recovered)
 }
 
-async fn settle_swaps(ledger: &Ledger, connection: &Connection) -> Result<Recovered, JobError> {
+async fn settle_swaps(
+    ledger: &Ledger,
+    connection: &Connection,
+    abandoned: impl Fn(&LoadingDatabase) -> bool,
+) -> Result<Recovered, JobError> {
     let mut recovered = Recovered::default();
     let planned: Vec<_> = ledger
         .replaced()
@@ -41,8 +64,7 @@ async fn settle_swaps(ledger: &Ledger, connection: &Connection) -> Result<Recove
         return Ok(recovered);
     }
     // Looked up after the swaps: a restore that lives is forgotten only when its swap is confirmed.
-    let living: Vec<_> =
-        ledger.loading().await?.into_iter().filter(|loading| loading.process.is_alive()).collect();
+    let living: Vec<_> = ledger.loading().await?.into_iter().filter(|loading| !abandoned(loading)).collect();
     let mut session = session::connect(&connection.with_database(session::MAINTENANCE_DATABASE)).await?;
     let here = describe::identity(&mut session).await?.1.unwrap_or_default();
     for database in planned

@@ -75,7 +75,7 @@ fn the_command_is_started_only_from_armed_and_never_again() {
 fn a_restore_begins_only_after_a_classification() {
     for (_, from, _, to) in all_steps() {
         if to.phase == Phase::Restoring && from.phase != Phase::Restoring {
-            assert!(matches!(from.phase, Phase::Classifying | Phase::Checking), "{from:?}");
+            assert!(matches!(from.phase, Phase::Classifying | Phase::Checking | Phase::Swapping), "{from:?}");
         }
         if to.phase == Phase::Swapping && from.phase != Phase::Swapping {
             assert_eq!(from.phase, Phase::Restoring);

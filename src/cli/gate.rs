@@ -1,0 +1,149 @@
+//! What the verbs of the gate share: the means of a run, and runs whose process died.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::host::Host;
+use super::progress::shown_in_lines;
+use super::report::{ExitCode, Failure, print_notice};
+use super::{Global, clock};
+use crate::jobs::Progress;
+use crate::jobs::migrate::facts::Facts;
+use crate::jobs::migrate::{self, Means, Walked};
+use crate::ledger::lock::{LockError, LockName, StateLock};
+use crate::ledger::{GateRun, Ledger};
+use crate::rules::gate::{Phase, Verdict};
+use crate::seal::{Opener, Sealer};
+use crate::settings::DatabaseSettings;
+
+/// Everything a run of one database is made with, owned.
+pub struct Ground<'a> {
+    host: &'a Host,
+    ledger: &'a Ledger,
+    database: DatabaseSettings,
+    sealer: Sealer,
+    opener: Option<Opener>,
+    scratch_directory: PathBuf,
+    /// How far the run is.
+    pub progress: Arc<Progress>,
+}
+
+impl<'a> Ground<'a> {
+    /// Gathers the means for `database`.
+    ///
+    /// # Errors
+    /// [`Failure`] for recipients that cannot be read.
+    pub fn new(host: &'a Host, ledger: &'a Ledger, database: DatabaseSettings) -> Result<Self, Failure> {
+        Ok(Self {
+            host,
+            ledger,
+            database,
+            sealer: host.sealer()?,
+            opener: host.opener(),
+            scratch_directory: host.scratch_directory(),
+            progress: Arc::new(Progress::default()),
+        })
+    }
+
+    /// The means, with whoever hears of phases and output.
+    ///
+    /// # Errors
+    /// [`Failure`] when this host has no signing key.
+    pub fn means<'s>(
+        &'s self,
+        on_phase: &'s (dyn Fn(Phase) + Sync),
+        on_output: &'s (dyn Fn(&[u8]) + Sync),
+    ) -> Result<Means<'s>, Failure> {
+        let signing = self.host.keys.signing.as_ref();
+        let no_key = || Failure::new("migrate", ExitCode::Usage, "there is no signing key on this host");
+        Ok(Means {
+            catalog: &self.host.catalog,
+            sealer: &self.sealer,
+            signing: signing.ok_or_else(no_key)?,
+            chunk_key: &self.host.keys.chunk_key,
+            opener: self.opener.as_ref(),
+            ledger: self.ledger,
+            database: &self.database,
+            gate: &self.host.settings.gate,
+            bin_directory: self.host.settings.cluster.bin_directory.as_deref(),
+            path: &self.host.path,
+            scratch_directory: &self.scratch_directory,
+            verify_jobs: self.host.settings.verify.jobs,
+            progress: &self.progress,
+            on_phase,
+            on_output,
+        })
+    }
+}
+
+/// The locks of a run: of its database alone, and of the repository with others.
+pub struct RunLocks {
+    _database: StateLock,
+    _repository: StateLock,
+}
+
+impl RunLocks {
+    /// Takes both; does not wait.
+    ///
+    /// # Errors
+    /// [`LockError`]
+    pub fn take(host: &Host, database: &str) -> Result<Self, LockError> {
+        let state = &host.settings.state.directory;
+        Ok(Self {
+            _database: StateLock::exclusive(state, &LockName::database(database))?,
+            _repository: StateLock::shared(state, &LockName::repository())?,
+        })
+    }
+}
+
+/// Walks on with every run whose process died, and tells what became of each.
+///
+/// What cannot be walked on now (its lock is held, its server is away) is left to a later command;
+/// it does not keep this one from its work.
+///
+/// # Errors
+/// What the ledger says.
+pub async fn resume_open_runs(global: &Global, host: &Host, ledger: &Ledger) -> Result<(), Failure> {
+    let open = ledger.open_runs().await.map_err(Failure::of("look for interrupted migrations"))?;
+    for run in open.iter().filter(|run| !run.process.is_alive()) {
+        print_notice(&format!(
+            "run {} of {} died while {}: going on with it",
+            run.id, run.database, run.position.phase
+        ));
+        match resume_one(global, host, ledger, run).await {
+            Ok(Walked::Ended(position)) => {
+                let verdict = position.verdict.unwrap_or(Verdict::Unknown);
+                print_notice(&format!("run {} is {}: {}", run.id, position.phase, verdict.sentence()));
+            }
+            Ok(Walked::Suspended(error)) => print_notice(&format!(
+                "run {} waits for the server: {error}; the next command goes on with it",
+                run.id
+            )),
+            Err(failure) => print_notice(&format!("run {} is left: {}", run.id, failure.chain())),
+        }
+    }
+    Ok(())
+}
+
+async fn resume_one(global: &Global, host: &Host, ledger: &Ledger, run: &GateRun) -> Result<Walked, Failure> {
+    let title = format!("go on with run {}", run.id);
+    let _locks = RunLocks::take(host, &run.database).map_err(Failure::of(&title))?;
+    let ground = Ground::new(host, ledger, database_of(host, run)?)?;
+    let means = ground.means(&|_| {}, &|_| {})?;
+    let work = migrate::resume(&means, run, clock::now);
+    shown_in_lines(global, &title, &ground.progress, work).await.map_err(Failure::of(&title))
+}
+
+/// The settings of a run's database.
+///
+/// # Errors
+/// [`Failure`] when the settings know it no longer.
+pub fn database_of(host: &Host, run: &GateRun) -> Result<DatabaseSettings, Failure> {
+    let facts: Facts = facts_of(run);
+    host.database(if facts.section.is_empty() { &run.database } else { &facts.section })
+}
+
+/// What is known of a run; nothing where that cannot be read.
+pub fn facts_of(run: &GateRun) -> Facts {
+    serde_json::from_str(&run.facts).unwrap_or_default()
+}

@@ -1,0 +1,118 @@
+//! `belay migrate`: runs a migration behind a verified snapshot, and undoes it when it fails.
+
+pub mod ci;
+pub mod report;
+
+use std::io::Write as _;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use self::report::RunReport;
+use super::gate::{Ground, RunLocks, resume_open_runs};
+use super::host::Host;
+use super::privileges::Inputs;
+use super::progress::shown_in_lines;
+use super::report::{ExitCode, Failure, Report, print_notice};
+use super::{Global, clock};
+use crate::jobs::migrate::facts::Rehearsal;
+use crate::jobs::migrate::{self, Request, Stop, Walked};
+use crate::jobs::restore::recover;
+use crate::rules::gate::Phase;
+use crate::rules::layout::SnapshotId;
+use crate::settings;
+
+/// Options of `belay migrate`.
+#[derive(Debug, Args)]
+pub struct MigrateArgs {
+    /// The database, by the name of its section; may be left out where the settings have one only
+    #[arg(long = "db", value_name = "DB")]
+    pub database: Option<String>,
+    /// Run the command on a scratch copy of the snapshot first
+    #[arg(long, conflicts_with = "rehearse_only")]
+    pub rehearse: bool,
+    /// Run the command on a scratch copy only, and leave the database alone
+    #[arg(long)]
+    pub rehearse_only: bool,
+    /// Let revisions through whose docstring says BREAKING CHANGE:
+    #[arg(long)]
+    pub allow_breaking: bool,
+    /// Write a report of the phases and checks in JUnit's form
+    #[arg(long, value_name = "FILE")]
+    pub junit: Option<PathBuf>,
+    /// The command and its arguments, after --
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+}
+
+/// Runs the migration and tells how it went.
+///
+/// # Errors
+/// [`Failure`] when the run could not even begin; how it ended is a report with its exit code.
+pub async fn run(global: &Global, args: MigrateArgs, inputs: Inputs, stop: Stop) -> Result<Report, Failure> {
+    let host = Host::open(&global.config).await?;
+    let ledger = host.ledger().await?;
+    let database = match &args.database {
+        Some(name) => host.database(name)?,
+        None => only_database(&host).await?,
+    };
+    resume_open_runs(global, &host, &ledger).await?;
+    let title = format!("migrate {}", database.key);
+    let _locks = RunLocks::take(&host, &database.connection.database).map_err(Failure::of(&title))?;
+    recover::settle(&ledger, &database.connection).await.map_err(Failure::of(&title))?;
+    let request = request(&args, &inputs, &host);
+    let id = request.id.clone();
+    let quiet = global.quiet;
+    let tell = |phase: Phase| {
+        if !quiet && !phase.is_terminal() {
+            print_notice(&format!("{title}: {phase}"));
+        }
+    };
+    let pass_on = |bytes: &[u8]| _ = std::io::stderr().lock().write_all(bytes);
+    let ground = Ground::new(&host, &ledger, database)?;
+    let means = ground.means(&tell, &pass_on)?;
+    let work = migrate::migrate(&means, request, stop, clock::now);
+    let walked = shown_in_lines(global, &title, &ground.progress, work).await.map_err(Failure::of(&title))?;
+    if let Walked::Suspended(error) = walked {
+        let failure = Failure::of(&title)(error);
+        let failure = Failure { code: ExitCode::Unknown, ..failure };
+        return Err(failure.with_hint(format!(
+            "the server is away in the middle of run {id}; the next belay command that uses the database goes on with it"
+        )));
+    }
+    let told = RunReport::read(&ledger, &id).await?;
+    if let Some(path) = &args.junit {
+        ci::write_junit(path, &told)?;
+    }
+    ci::tell_github(&told);
+    Ok(told.report("migrate"))
+}
+
+async fn only_database(host: &Host) -> Result<settings::DatabaseSettings, Failure> {
+    let mut all = host.databases().await?;
+    match (all.pop(), all.is_empty()) {
+        (Some(only), true) => Ok(only),
+        _ => Err(Failure::new(
+            "migrate",
+            ExitCode::Usage,
+            "the settings have several databases: name one with --db",
+        )),
+    }
+}
+
+fn request(args: &MigrateArgs, inputs: &Inputs, host: &Host) -> Request {
+    let rehearsal = match (args.rehearse_only, args.rehearse || host.settings.gate.rehearse) {
+        (true, _) => Rehearsal::Only,
+        (false, true) => Rehearsal::First,
+        (false, false) => Rehearsal::Not,
+    };
+    Request {
+        id: SnapshotId::new(clock::now(), rand::random()).to_string(),
+        words: args.command.clone(),
+        directory: inputs.directory.clone(),
+        rehearsal,
+        allows_breaking: args.allow_breaking,
+        own_options: settings::variable("PGOPTIONS"),
+        alembic_config: settings::variable("ALEMBIC_CONFIG"),
+    }
+}

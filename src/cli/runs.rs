@@ -1,0 +1,172 @@
+//! `belay runs`: gated migrations, those of long ago too; and what an operator decides about one
+//! that is held.
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use super::gate::{Ground, RunLocks, database_of, facts_of, resume_open_runs};
+use super::host::Host;
+use super::migrate::report::RunReport;
+use super::progress::shown_in_lines;
+use super::report::{ExitCode, Failure, Report, duration_text, time_text};
+use super::table::{Align, table};
+use super::{Global, clock};
+use crate::jobs::migrate::{self, Walked};
+use crate::ledger::{GateRun, Ledger};
+use crate::rules::gate::{Decision, Phase, Verdict};
+
+/// Verbs about runs.
+#[derive(Debug, Subcommand)]
+pub enum RunsVerb {
+    /// List the runs begun last
+    List(ListArgs),
+    /// Show everything that is known of one run
+    Show(ShowArgs),
+    /// Decide about a run that is held
+    Resolve(ResolveArgs),
+}
+
+/// Options of `belay runs list`.
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// Only those of this database
+    #[arg(value_name = "DB")]
+    pub database: Option<String>,
+    /// How many
+    #[arg(long, value_name = "N", default_value = "20")]
+    pub limit: u32,
+}
+
+/// Options of `belay runs show`.
+#[derive(Debug, Args)]
+pub struct ShowArgs {
+    /// The run, or latest
+    #[arg(value_name = "RUN", default_value = "latest")]
+    pub run: String,
+}
+
+/// Options of `belay runs resolve`.
+#[derive(Debug, Args)]
+pub struct ResolveArgs {
+    /// The run
+    #[arg(value_name = "RUN")]
+    pub run: String,
+    /// Put the database back to the snapshot of before the migration; what was written since is lost, but kept aside
+    #[arg(long, required_unless_present = "keep", conflicts_with = "keep")]
+    pub restore: bool,
+    /// Let the database be as it is, and let everybody in again
+    #[arg(long)]
+    pub keep: bool,
+}
+
+/// Carries out a verb about runs.
+///
+/// # Errors
+/// [`Failure`]
+pub async fn run(global: &Global, verb: RunsVerb) -> Result<Report, Failure> {
+    let host = Host::open(&global.config).await?;
+    let ledger = host.ledger().await?;
+    resume_open_runs(global, &host, &ledger).await?;
+    match verb {
+        RunsVerb::List(args) => list(&host, &ledger, &args).await,
+        RunsVerb::Show(args) => show(&ledger, &args).await,
+        RunsVerb::Resolve(args) => resolve(global, &host, &ledger, &args).await,
+    }
+}
+
+async fn list(host: &Host, ledger: &Ledger, args: &ListArgs) -> Result<Report, Failure> {
+    let database = args.database.as_deref().map(|name| host.database_name(name));
+    let runs = ledger.recent_runs(database.as_deref(), args.limit).await.map_err(Failure::of("list runs"))?;
+    let row = |run: &GateRun| {
+        let took = run.ended_at.and_then(|at| u64::try_from((at - run.started_at).num_milliseconds()).ok());
+        [
+            run.id.clone(),
+            run.database.clone(),
+            time_text(run.started_at),
+            took.map_or_else(|| "-".into(), duration_text),
+            run.position.phase.to_string(),
+            run.position.verdict.map_or_else(|| "-".into(), |verdict| verdict.to_string()),
+            run.command.join(" "),
+        ]
+    };
+    let left = Align::Left;
+    let columns = [
+        ("run", left),
+        ("database", left),
+        ("began", left),
+        ("took", Align::Right),
+        ("phase", left),
+        ("outcome", left),
+        ("command", left),
+    ];
+    let rows: Vec<_> = runs.iter().map(row).collect();
+    let objects: Vec<_> = runs
+        .into_iter()
+        .map(|run| {
+            let facts = facts_of(&run);
+            RunReport { run, journal: Vec::new(), facts }.json()
+        })
+        .collect();
+    let text = if rows.is_empty() { "there are no runs\n".into() } else { table(columns, &rows) };
+    Ok(Report::new("runs-list", text, &json!({ "runs": objects })))
+}
+
+async fn show(ledger: &Ledger, args: &ShowArgs) -> Result<Report, Failure> {
+    let id = if args.run == "latest" {
+        let newest = ledger.recent_runs(None, 1).await.map_err(Failure::of("find the run"))?;
+        newest.into_iter().next().map(|run| run.id).unwrap_or_default()
+    } else {
+        args.run.clone()
+    };
+    let told = RunReport::read(ledger, &id).await?;
+    let mut text = told.text();
+    for entry in &told.journal {
+        let outcome = entry.outcome.as_deref().unwrap_or("did not end");
+        text.push_str(&format!(
+            "  {}  {:<13} {outcome}\n",
+            entry.began_at.format("%H:%M:%S%.3fZ"),
+            entry.phase
+        ));
+    }
+    if !told.run.output.is_empty() {
+        text.push_str("output of the command:\n");
+        text.extend(told.run.output.lines().map(|line| format!("  | {line}\n")));
+    }
+    let mut report = Report::new("runs-show", text, &told.json());
+    if let Some(object) = report.json.as_object_mut() {
+        let journal = told.journal.iter().map(|entry| {
+            json!({ "phase": entry.phase.as_str(), "began_at": entry.began_at, "ended_at": entry.ended_at, "outcome": entry.outcome })
+        });
+        object.insert("journal".into(), journal.collect());
+        object.insert("output".into(), told.run.output.clone().into());
+    }
+    Ok(report)
+}
+
+async fn resolve(
+    global: &Global,
+    host: &Host,
+    ledger: &Ledger,
+    args: &ResolveArgs,
+) -> Result<Report, Failure> {
+    let title = format!("resolve run {}", args.run);
+    let run = RunReport::read(ledger, &args.run).await?.run;
+    if run.position.phase != Phase::Held {
+        let text = format!("it is not held, but {}", run.position.phase);
+        return Err(Failure::new(&title, ExitCode::Refused, text));
+    }
+    let decision = if args.restore {
+        Decision::Restore(Verdict::RestoredByOperator)
+    } else {
+        Decision::Release(Verdict::KeptByOperator)
+    };
+    let _locks = RunLocks::take(host, &run.database).map_err(Failure::of(&title))?;
+    let ground = Ground::new(host, ledger, database_of(host, &run)?)?;
+    let means = ground.means(&|_| {}, &|_| {})?;
+    let work = migrate::resolve(&means, &run, decision, clock::now);
+    let walked = shown_in_lines(global, &title, &ground.progress, work).await.map_err(Failure::of(&title))?;
+    if let Walked::Suspended(error) = walked {
+        return Err(Failure::of(&title)(error));
+    }
+    Ok(RunReport::read(ledger, &args.run).await?.report("runs-resolve"))
+}

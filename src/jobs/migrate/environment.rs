@@ -1,0 +1,159 @@
+//! What a migration's command finds in its environment: how to connect, in the words of libpq, of
+//! a URL, of the application's own variables, and of the templates in the settings.
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use secrecy::{ExposeSecret as _, SecretString};
+
+use crate::rules::template::Placeholder;
+use crate::settings::{Connection, DatabaseSettings, GateSettings};
+
+/// What may stand in a part of a URL as it is (RFC 3986, unreserved characters).
+const NOT_PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// `client_connection_check_interval` exists from here on.
+const CONNECTION_CHECK_SINCE: u32 = 140_000;
+
+/// The name that the sessions of a run give themselves, where the driver honours it.
+pub fn application_name(run: &str) -> String {
+    // PostgreSQL cuts such names at 63 bytes; a run's is shorter.
+    format!("belay-{run}")
+}
+
+/// The connection of the migration: the database's own, as the migration's role if there is one.
+pub fn connection_of(database: &DatabaseSettings, gate: &GateSettings) -> Connection {
+    let mut connection = database.connection.clone();
+    if let Some(role) = &gate.role {
+        connection.user.clone_from(&role.name);
+        connection.password.clone_from(&role.password);
+    }
+    connection
+}
+
+/// The variables for a command of `run` that is to work on `to`.
+///
+/// `own_options` are libpq options that the caller's environment has already.
+pub fn variables(
+    run: &str,
+    to: &Connection,
+    env_prefix: Option<&str>,
+    gate: &GateSettings,
+    server_version_num: u32,
+    own_options: Option<&str>,
+) -> Vec<(String, SecretString)> {
+    let password =
+        to.password.as_ref().map(|password| password.expose_secret().to_owned()).unwrap_or_default();
+    let value_of = |place: Placeholder| match place {
+        Placeholder::Host => to.host.clone(),
+        Placeholder::Port => to.port.to_string(),
+        Placeholder::Name => to.database.clone(),
+        Placeholder::User => to.user.clone(),
+        Placeholder::Password => password.clone(),
+        Placeholder::Url => url(to),
+    };
+    let mut all = vec![
+        ("PGHOST".to_owned(), to.host.clone()),
+        ("PGPORT".into(), to.port.to_string()),
+        ("PGDATABASE".into(), to.database.clone()),
+        ("PGUSER".into(), to.user.clone()),
+        ("PGSSLMODE".into(), to.sslmode.as_str().into()),
+        ("PGAPPNAME".into(), application_name(run)),
+        ("PGOPTIONS".into(), session_options(gate, server_version_num, own_options)),
+        ("DATABASE_URL".into(), url(to)),
+    ];
+    all.extend(to.sslrootcert.iter().map(|path| ("PGSSLROOTCERT".into(), path.display().to_string())));
+    if !password.is_empty() {
+        all.push(("PGPASSWORD".into(), password.clone()));
+    }
+    if let Some(prefix) = env_prefix {
+        let five = [
+            ("HOST", Placeholder::Host),
+            ("PORT", Placeholder::Port),
+            ("NAME", Placeholder::Name),
+            ("USER", Placeholder::User),
+            ("PASSWORD", Placeholder::Password),
+        ];
+        all.extend(five.map(|(suffix, place)| (format!("{prefix}_{suffix}"), value_of(place))));
+    }
+    all.extend(gate.environment.iter().map(|(name, template)| (name.clone(), template.fill(value_of))));
+    all.into_iter().map(|(name, value)| (name, SecretString::from(value))).collect()
+}
+
+/// What the sessions of a run set: `synchronous_commit` marks their commits in the write-ahead
+/// log (see [`crate::rules::wal`]), and a server that is asked to end a statement notices that its
+/// client is gone.
+fn session_options(gate: &GateSettings, server_version_num: u32, own: Option<&str>) -> String {
+    let mut options = vec![
+        "-c synchronous_commit=remote_apply".to_owned(),
+        format!("-c lock_timeout={}", gate.lock_timeout.as_millis()),
+    ];
+    if server_version_num >= CONNECTION_CHECK_SINCE {
+        options.push("-c client_connection_check_interval=5000".into());
+    }
+    options.extend(own.map(str::to_owned));
+    options.join(" ")
+}
+
+/// `postgresql://…`, which both libpq and SQLAlchemy's drivers read.
+fn url(to: &Connection) -> String {
+    let encoded = |text: &str| utf8_percent_encode(text, NOT_PLAIN).to_string();
+    let password = to
+        .password
+        .as_ref()
+        .map(|password| format!(":{}", encoded(password.expose_secret())))
+        .unwrap_or_default();
+    let login = format!("{}{password}", encoded(&to.user));
+    let database = encoded(&to.database);
+    let mut options = Vec::new();
+    let address = if to.host.starts_with('/') {
+        options.push(format!("host={}&port={}", encoded(&to.host), to.port));
+        String::new()
+    } else if to.host.contains(':') {
+        format!("[{}]:{}", to.host, to.port)
+    } else {
+        format!("{}:{}", to.host, to.port)
+    };
+    if !to.host.starts_with('/') && to.sslmode != crate::settings::SslMode::Prefer {
+        options.push(format!("sslmode={}", to.sslmode.as_str()));
+    }
+    options.extend(
+        to.sslrootcert.iter().map(|path| format!("sslrootcert={}", encoded(&path.to_string_lossy()))),
+    );
+    let query = if options.is_empty() { String::new() } else { format!("?{}", options.join("&")) };
+    format!("postgresql://{login}@{address}/{database}{query}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::SslMode;
+
+    fn to(host: &str) -> Connection {
+        Connection {
+            host: host.into(),
+            port: 5433,
+            database: "my app".into(),
+            user: "o'hara".into(),
+            password: Some(SecretString::from("p@ss/word")),
+            sslmode: SslMode::Prefer,
+            sslrootcert: None,
+        }
+    }
+
+    #[test]
+    fn a_url_names_socket_directories_as_an_option() {
+        assert_eq!(
+            url(&to("/run/postgresql")),
+            "postgresql://o%27hara:p%40ss%2Fword@/my%20app?host=%2Frun%2Fpostgresql&port=5433"
+        );
+    }
+
+    #[test]
+    fn a_url_names_hosts_and_what_tls_is_asked_for() {
+        let strict = Connection { sslmode: SslMode::VerifyFull, password: None, ..to("db1.example.com") };
+        assert_eq!(url(&strict), "postgresql://o%27hara@db1.example.com:5433/my%20app?sslmode=verify-full");
+        assert_eq!(
+            url(&Connection { password: None, ..to("::1") }),
+            "postgresql://o%27hara@[::1]:5433/my%20app"
+        );
+    }
+}

@@ -1,0 +1,165 @@
+//! What is known of a run: written into the ledger with every phase, read by reports and by the
+//! process that goes on where another died.
+//!
+//! Whatever is not known yet is empty, so that a run that died early reads back.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::fingerprint::Fingerprint;
+use crate::rules::classify::{Classified, Exit, Expected};
+use crate::rules::gate::Order;
+use crate::rules::layout::SnapshotId;
+use crate::rules::wal::Lsn;
+
+/// Whether the command is tried on a scratch copy first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rehearsal {
+    /// It is not.
+    #[default]
+    Not,
+    /// It is, and then run on the database.
+    First,
+    /// It is, and the database is not touched.
+    Only,
+}
+
+/// Everything that is known of a run.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Facts {
+    /// The database's section in the settings.
+    pub section: String,
+    /// Where the command runs.
+    pub directory: PathBuf,
+    /// Whether there is a rehearsal.
+    pub rehearsal: Rehearsal,
+    /// When writers are kept out; `None` for a run that keeps nobody out.
+    pub order: Option<Order>,
+    /// The database, by what a rename does not change.
+    pub identity: Option<Identity>,
+    /// Revisions that are pending, in the order in which they would run.
+    pub pending: Vec<Pending>,
+    /// Which revisions are to be reached.
+    pub expected: Option<Expected>,
+    /// The snapshot that the run stands on.
+    pub snapshot: Option<TakenSnapshot>,
+    /// What the rehearsal showed.
+    pub rehearsed: Option<RehearsalFacts>,
+    /// The state before the command.
+    pub armed: Option<Armed>,
+    /// Sessions of others that were seen while the command ran, each as a sentence.
+    pub foreign_sessions: Vec<String>,
+    /// Whether a session was seen that calls itself this run's.
+    pub has_named_sessions: bool,
+    /// How the command ended.
+    pub exit: Option<Exit>,
+    /// How long it ran.
+    pub command_ms: u64,
+    /// The write-ahead log's position when nothing of the run lived any more.
+    pub settled_lsn: Option<Lsn>,
+    /// The state after it.
+    pub after: Option<Fingerprint>,
+    /// What the run did.
+    pub classified: Option<Classified>,
+    /// What others committed in the window of the run, in words.
+    pub foreign: Option<String>,
+    /// Why it cannot be known what others committed.
+    pub foreign_unknown: Option<String>,
+    /// What differs between before and after, each as a sentence.
+    pub changes: Vec<String>,
+    /// The checks.
+    pub checks: Vec<CheckResult>,
+    /// What the failed database is called now.
+    pub kept_as: Option<String>,
+    /// Why the run ended as it did, each as a sentence.
+    pub reasons: Vec<String>,
+    /// What else should be known.
+    pub notes: Vec<String>,
+}
+
+/// A database, by what a rename does not change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Its OID.
+    pub oid: u32,
+    /// Its cluster, as PostgreSQL identifies it; `None` where the role may not ask.
+    pub system_identifier: Option<String>,
+    /// The cluster's timeline.
+    pub timeline: u32,
+}
+
+/// A revision that is to run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pending {
+    /// Its id.
+    pub id: String,
+    /// Its script.
+    pub file: Option<PathBuf>,
+    /// What its docstring says it breaks.
+    pub breaking: Option<String>,
+}
+
+/// The snapshot that a run stands on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TakenSnapshot {
+    /// Its id.
+    pub id: SnapshotId,
+    /// Whether it was there before the run.
+    pub is_reused: bool,
+    /// Whether writers were kept out when it was taken.
+    pub is_fenced: bool,
+    /// Where the write-ahead log stood at a moment before it was taken.
+    pub from_lsn: Lsn,
+    /// A transaction that is younger than all that wrote before that moment.
+    pub next_transaction: Option<u64>,
+    /// How long its restore took when it was verified, in milliseconds.
+    pub restore_ms: Option<u64>,
+    /// Transactions of other databases that were open when it was taken.
+    pub elsewhere: Vec<u32>,
+}
+
+/// The state before the command runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Armed {
+    /// The write-ahead log's position.
+    pub lsn: Lsn,
+    /// What the database looks like.
+    pub before: Fingerprint,
+    /// What the SQL checks answer, by their names.
+    pub answers: BTreeMap<String, String>,
+    /// Whether the commits of the run bear a mark that those of others do not.
+    pub has_own_mark: bool,
+}
+
+/// What a rehearsal showed.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RehearsalFacts {
+    /// Each command of it, how it ended, and how long it took in milliseconds.
+    pub steps: Vec<(String, String, u64)>,
+    /// The revisions that it reached.
+    pub revisions: Vec<String>,
+    /// The schema that it reached, in any order of its lines.
+    pub schema_bag: String,
+    /// Strong locks that were seen, each as a sentence.
+    pub locks: Vec<String>,
+}
+
+/// One check, before and after.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckResult {
+    /// Its name.
+    pub name: String,
+    /// What was expected, in words.
+    pub expected: String,
+    /// The answer before, for an SQL check.
+    pub before: Option<String>,
+    /// The answer after, or what went wrong.
+    pub after: String,
+    /// Whether it is as expected.
+    pub is_ok: bool,
+}

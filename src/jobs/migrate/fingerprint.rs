@@ -1,0 +1,142 @@
+//! What a database looks like at one moment, as far as a migration can change it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use sqlx::postgres::PgConnection;
+
+use crate::jobs::{JobError, Progress, prove};
+use crate::postgres::tools::Tools;
+use crate::postgres::{describe, session};
+use crate::rules::digest::{Digest256, RowTally};
+use crate::rules::sql::qualified;
+use crate::rules::table_name::TableName;
+use crate::settings::Connection;
+
+/// The state of a database.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fingerprint {
+    /// Rows of the version table, sorted.
+    pub revisions: Vec<String>,
+    /// Digest of the schema as pg_dump writes it.
+    pub schema: String,
+    /// The same without regard to the order of lines, which differs between clusters.
+    pub schema_bag: String,
+    /// Columns of each table.
+    pub tables: BTreeMap<String, BTreeSet<String>>,
+    /// Indexes and constraints, by name and validity.
+    pub structures: BTreeSet<String>,
+    /// Rows of unlogged tables, whose changes stand in no write-ahead log.
+    pub unlogged: BTreeMap<String, RowTally>,
+}
+
+/// How a fingerprint is taken.
+pub struct Look<'a> {
+    /// The database.
+    pub connection: &'a Connection,
+    /// PostgreSQL's programs.
+    pub tools: &'a Tools,
+    /// Where the revisions stand.
+    pub version_table: &'a TableName,
+    /// In which column.
+    pub version_column: &'a str,
+    /// Told as things move.
+    pub progress: &'a Arc<Progress>,
+}
+
+impl Look<'_> {
+    /// Reads the state of the database.
+    ///
+    /// # Errors
+    /// What PostgreSQL and its programs say.
+    pub async fn take(&self) -> Result<Fingerprint, JobError> {
+        let mut session = session::connect(self.connection).await?;
+        let revisions = self.revisions(&mut session).await?;
+        let listed = describe::tables(&mut session).await?;
+        let tables = listed.iter().map(|table| {
+            let columns = table.columns.iter().zip(&table.types).map(|(name, of)| format!("{name} {of}"));
+            (table.qualified(), columns.collect())
+        });
+        let tables = tables.collect();
+        let structures = describe::structures(&mut session).await?.into_iter().collect();
+        let mut unlogged = BTreeMap::new();
+        for (schema, name) in describe::unlogged_tables(&mut session).await? {
+            let Some(table) = listed.iter().find(|table| table.schema == schema && table.name == name) else {
+                continue;
+            };
+            let tally = prove::tally_select(&mut session, &table.select(), self.progress).await?;
+            unlogged.insert(qualified(&schema, &name), tally);
+        }
+        let encoding = describe::encoding(&mut session).await?;
+        let lines = prove::database_lines(self.connection, self.tools, &encoding).await?;
+        let mut bag = lines.clone();
+        bag.sort_unstable();
+        Ok(Fingerprint {
+            revisions,
+            schema: digest_of(&lines),
+            schema_bag: digest_of(&bag),
+            tables,
+            structures,
+            unlogged,
+        })
+    }
+
+    /// Reads the revisions alone.
+    ///
+    /// # Errors
+    /// What PostgreSQL says.
+    pub async fn revisions(&self, session: &mut PgConnection) -> Result<Vec<String>, JobError> {
+        Ok(describe::revisions_in(session, self.version_table, self.version_column).await?)
+    }
+}
+
+fn digest_of(lines: &[u64]) -> String {
+    let bytes: Vec<u8> = lines.iter().flat_map(|line| line.to_le_bytes()).collect();
+    Digest256::blake3(&bytes).to_string()
+}
+
+impl Fingerprint {
+    /// Indexes that are invalid now.
+    pub fn invalid_indexes(&self) -> BTreeSet<&str> {
+        self.structures.iter().filter_map(|structure| structure.strip_suffix(" (invalid)")).collect()
+    }
+
+    /// What differs in `after`, each as a sentence.
+    pub fn changes(&self, after: &Self) -> Vec<String> {
+        let mut changes = Vec::new();
+        for (table, columns) in &self.tables {
+            match after.tables.get(table) {
+                None => changes.push(format!("table {table} is gone")),
+                Some(now) => {
+                    changes.extend(
+                        columns.difference(now).map(|c| format!("table {table} has no longer column {c}")),
+                    );
+                    changes
+                        .extend(now.difference(columns).map(|c| format!("table {table} has new column {c}")));
+                }
+            }
+        }
+        let is_new = |table: &&String| !self.tables.contains_key(*table);
+        changes.extend(after.tables.keys().filter(is_new).map(|table| format!("table {table} is new")));
+        let gone = self.structures.difference(&after.structures);
+        changes.extend(gone.map(|structure| format!("{structure} is gone")));
+        let new = after.structures.difference(&self.structures);
+        changes.extend(new.map(|structure| format!("{structure} is new")));
+        let rewritten = after
+            .unlogged
+            .iter()
+            .filter(|(table, tally)| self.unlogged.get(*table).is_some_and(|before| before != *tally));
+        changes.extend(rewritten.map(|(table, _)| format!("rows of unlogged table {table} changed")));
+        changes
+    }
+
+    /// Names unlogged tables whose rows are not those of `self`.
+    pub fn changed_unlogged<'a>(&'a self, after: &'a Self) -> Vec<&'a str> {
+        let all: BTreeSet<&String> = self.unlogged.keys().chain(after.unlogged.keys()).collect();
+        all.into_iter()
+            .filter(|table| self.unlogged.get(*table) != after.unlogged.get(*table))
+            .map(String::as_str)
+            .collect()
+    }
+}

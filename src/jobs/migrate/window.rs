@@ -1,0 +1,114 @@
+//! What was committed to the database in the windows of a run: since the snapshot, while the
+//! command ran, and since it was settled.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{JobError, Walk};
+use crate::postgres::session;
+use crate::postgres::wal::{self, Evidence};
+use crate::rules::wal::summary::{self, CommitSummary};
+use crate::rules::wal::{Lsn, VisibleTransactions, Window};
+
+/// Relations by relfilenode.
+pub(super) type Relations = BTreeMap<u32, summary::Relation>;
+
+/// What was committed in a window.
+pub(super) enum Committed {
+    /// This, and so many transactions whose writes lie before it.
+    Known { commits: Vec<CommitSummary>, straddlers: usize },
+    /// It cannot be known, and why.
+    Unknown(String),
+}
+
+impl Committed {
+    /// What was committed, in words; `None` for nothing.
+    pub(super) fn in_words(&self) -> Option<String> {
+        let Self::Known { commits, straddlers } = self else { return None };
+        let straddling = match straddlers {
+            0 => None,
+            1 => Some("1 transaction that had begun before the snapshot".to_owned()),
+            several => Some(format!("{several} transactions that had begun before the snapshot")),
+        };
+        let commits = (!commits.is_empty()).then(|| summary::in_words(commits));
+        let facts: Vec<String> = commits.into_iter().chain(straddling).collect();
+        (!facts.is_empty()).then(|| facts.join(", and "))
+    }
+}
+
+impl Walk<'_> {
+    /// Where the server's log stands now.
+    pub(super) async fn lsn(&self) -> Result<Lsn, JobError> {
+        Ok(wal::position(&mut self.maintenance_session().await?).await?)
+    }
+
+    async fn window(&mut self, from: Lsn, to: Lsn) -> Result<Result<Window, String>, JobError> {
+        let server = self.server().await?;
+        let Some(identity) = self.facts.identity.clone() else {
+            return Ok(Err("the database was never looked at".into()));
+        };
+        let mut session = self.maintenance_session().await?;
+        Ok(match wal::commits_between(&server.wal, &mut session, identity.oid, from, to).await? {
+            Evidence::Read(window) => Ok(window),
+            Evidence::Gone => Err("the write-ahead log of that time is gone".into()),
+            Evidence::Unreadable { why } => Err(why),
+        })
+    }
+
+    /// What was committed from `from` to `to`, by whomever.
+    pub(super) async fn committed_between(&mut self, from: Lsn, to: Lsn) -> Result<Committed, JobError> {
+        let window = match self.window(from, to).await? {
+            Ok(window) => window,
+            Err(why) => return Ok(Committed::Unknown(why)),
+        };
+        let commits = self.named(&window).await?;
+        Ok(Committed::Known { commits, straddlers: 0 })
+    }
+
+    /// What was committed until `to` that the snapshot does not hold.
+    ///
+    /// A transaction that was open when the snapshot was taken shows only its end afterwards.
+    /// Those that were seen to be of other databases do not count, and where writers were kept
+    /// out before, none can be of this one.
+    pub(super) async fn committed_since_snapshot(&mut self, to: Lsn) -> Result<Committed, JobError> {
+        let (Some(entry), Some(snapshot)) = (&self.entry, self.facts.snapshot.clone()) else {
+            return Ok(Committed::Unknown("there is no snapshot".into()));
+        };
+        let Ok(visible) = entry.manifest.visible_transactions.parse::<VisibleTransactions>() else {
+            return Ok(Committed::Unknown("the manifest does not say what the snapshot sees".into()));
+        };
+        let window = match self.window(snapshot.from_lsn, to).await? {
+            Ok(window) => window,
+            Err(why) => return Ok(Committed::Unknown(why)),
+        };
+        let mut commits = self.named(&window).await?;
+        commits.retain(|commit| !visible.sees(commit.xid));
+        if snapshot.is_fenced {
+            return Ok(Committed::Known { commits, straddlers: 0 });
+        }
+        let mut session = self.maintenance_session().await?;
+        let since = wal::committed_since(&mut session, &visible).await?;
+        let bare = window.straddlers(&visible, snapshot.next_transaction).map(|commit| commit.xid);
+        // Without its epoch, as the log has it.
+        let mut straddling: BTreeSet<u32> = bare.chain(since.into_iter().map(|xid| xid as u32)).collect();
+        straddling.retain(|xid| {
+            !snapshot.elsewhere.contains(xid) && commits.iter().all(|commit| commit.xid != *xid)
+        });
+        Ok(Committed::Known { commits, straddlers: straddling.len() })
+    }
+
+    async fn named(&self, window: &Window) -> Result<Vec<CommitSummary>, JobError> {
+        if window.commits.is_empty() {
+            return Ok(Vec::new());
+        }
+        Ok(match &self.relations {
+            Some(relations) => summary::summarize(window, relations),
+            None => summary::summarize(window, &self.read_relations().await?),
+        })
+    }
+
+    /// What each relfilenode of the database belongs to.
+    pub(super) async fn read_relations(&self) -> Result<Relations, JobError> {
+        let mut session = session::connect(&self.means.database.connection).await?;
+        Ok(wal::relations(&mut session).await?)
+    }
+}

@@ -1,0 +1,197 @@
+//! Keeps secrets out of what a command printed, and that in bounds.
+//!
+//! Comes in: secrets, and bytes as a command writes them. Goes out: the same with `***` in the
+//! place of each secret. Two ways: [`MaskedLines`] for a terminal, line by line as they come, and
+//! [`CapturedOutput`] for a report, masked when it is taken.
+
+mod capture;
+mod lines;
+
+pub use capture::CapturedOutput;
+pub use lines::MaskedLines;
+
+use std::fmt;
+use std::ops::Range;
+
+use memchr::memmem;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use secrecy::{ExposeSecret as _, SecretString};
+
+/// What stands in the place of a secret.
+const STARS: &[u8] = b"***";
+/// A shorter secret would be found everywhere; its place would tell it.
+const MIN_CHARACTERS: usize = 4;
+
+/// RFC 3986's unreserved characters, which most encoders leave as they are.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+/// Python's `quote` leaves the slash too.
+const BUT_SLASH: &AsciiSet = &RESERVED.remove(b'/');
+
+/// The secrets of a run, as they may be written.
+#[derive(Clone)]
+pub struct Mask {
+    written: Vec<SecretString>,
+}
+
+impl fmt::Debug for Mask {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mask").field("written", &self.written.len()).finish()
+    }
+}
+
+impl Mask {
+    /// Takes secrets of four characters or more, each line of one by itself, and what becomes of
+    /// them in a URL.
+    pub fn new(secrets: impl IntoIterator<Item = String>) -> Self {
+        let mut written: Vec<String> = Vec::new();
+        for secret in secrets {
+            let lines = secret.lines().filter(|line| *line != secret);
+            written.extend(lines.chain([secret.as_str()]).flat_map(forms));
+        }
+        written.retain(|form| form.chars().count() >= MIN_CHARACTERS);
+        written.sort();
+        written.dedup();
+        Self { written: written.into_iter().map(SecretString::from).collect() }
+    }
+
+    /// Replaces every secret by `***`; those that overlap by one.
+    pub fn apply(&self, text: &str) -> String {
+        String::from_utf8_lossy(&self.apply_bytes(text.as_bytes())).into_owned()
+    }
+
+    /// Like [`apply`](Self::apply), for bytes that need not be UTF-8.
+    pub fn apply_bytes(&self, bytes: &[u8]) -> Vec<u8> {
+        let mut masked = Vec::with_capacity(bytes.len());
+        let mut end = 0;
+        for found in self.find(bytes) {
+            masked.extend_from_slice(bytes.get(end..found.start).unwrap_or_default());
+            masked.extend_from_slice(STARS);
+            end = found.end;
+        }
+        masked.extend_from_slice(bytes.get(end..).unwrap_or_default());
+        masked
+    }
+
+    /// Where secrets are, in order, those that overlap as one.
+    fn find(&self, bytes: &[u8]) -> Vec<Range<usize>> {
+        let mut found: Vec<Range<usize>> = Vec::new();
+        for form in &self.written {
+            let form = form.expose_secret().as_bytes();
+            let finder = memmem::Finder::new(form);
+            let mut start = 0;
+            while let Some(at) = bytes.get(start..).and_then(|rest| finder.find(rest)) {
+                found.push(start + at..start + at + form.len());
+                // A secret may overlap itself, as `abcab` does in `abcabcab`.
+                start += at + 1;
+            }
+        }
+        found.sort_by_key(|range| range.start);
+        let mut merged: Vec<Range<usize>> = Vec::new();
+        for range in found {
+            match merged.last_mut() {
+                Some(last) if range.start < last.end => last.end = last.end.max(range.end),
+                _ => merged.push(range),
+            }
+        }
+        merged
+    }
+
+    /// How much of the end of `bytes` may be the beginning of a secret, or belongs to one that is
+    /// there; what lies before can be masked and passed on.
+    fn settled_bytes(&self, bytes: &[u8]) -> usize {
+        let longest = self.written.iter().map(|form| form.expose_secret().len()).max().unwrap_or(1);
+        let end = bytes.len().saturating_sub(longest - 1);
+        let across = self.find(bytes).into_iter().find(|range| range.start < end && end < range.end);
+        across.map_or(end, |range| range.start)
+    }
+}
+
+/// A secret and how encoders of URLs write it.
+fn forms(secret: &str) -> Vec<String> {
+    let mut forms = vec![secret.to_owned()];
+    for set in [NON_ALPHANUMERIC, RESERVED, BUT_SLASH] {
+        let encoded = utf8_percent_encode(secret, set).to_string();
+        let lower: String = encoded.split('%').enumerate().map(with_lower_digits).collect();
+        for form in [encoded, lower] {
+            forms.push(form.replace("%20", "+"));
+            forms.push(form);
+        }
+    }
+    forms
+}
+
+/// A piece of an encoded text from a `%` on, its two digits in lower case.
+fn with_lower_digits((number, piece): (usize, &str)) -> String {
+    match piece.split_at_checked(2) {
+        Some((digits, rest)) if number > 0 => format!("%{}{rest}", digits.to_lowercase()),
+        _ => piece.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn mask(secrets: &[&str]) -> Mask {
+        Mask::new(secrets.iter().map(|secret| (*secret).to_owned()))
+    }
+
+    #[test]
+    fn a_secret_is_replaced_wherever_it_stands() {
+        let mask = mask(&["hunter22"]);
+        assert_eq!(mask.apply("hunter22, password=hunter22hunter22."), "***, password=******.");
+        assert_eq!(mask.apply("nothing here: hunter2"), "nothing here: hunter2");
+    }
+
+    #[test]
+    fn a_secret_in_a_url_is_replaced_however_it_is_encoded() {
+        let mask = mask(&["p@ss/w rd-é"]);
+        for written in [
+            "p@ss/w rd-é",
+            "p%40ss%2Fw%20rd%2D%C3%A9",
+            "p%40ss%2Fw%20rd-%C3%A9",
+            "p%40ss%2fw%20rd-%c3%a9",
+            "p%40ss%2Fw+rd-%C3%A9",
+            "p%40ss/w%20rd-%C3%A9",
+        ] {
+            let url = format!("postgresql://app:{written}@db/app");
+            assert_eq!(mask.apply(&url), "postgresql://app:***@db/app", "{written}");
+        }
+    }
+
+    #[test]
+    fn a_secret_of_less_than_four_characters_is_left() {
+        assert_eq!(mask(&["abc", "", "éàü"]).apply("abc éàü"), "abc éàü");
+        assert_eq!(mask(&["éàüö"]).apply("x éàüö"), "x ***");
+    }
+
+    #[test]
+    fn secrets_that_overlap_leave_nothing_of_either() {
+        assert_eq!(mask(&["abcdef", "defghi"]).apply("abcdefghi"), "***");
+        assert_eq!(mask(&["abcab"]).apply("abcabcab"), "***");
+        assert_eq!(mask(&["abcd", "abcdef"]).apply("abcdefg"), "***g");
+    }
+
+    #[test]
+    fn the_lines_of_a_secret_are_secrets() {
+        let mask = mask(&["-----BEGIN-----\nc2VjcmV0\n-----END-----\n"]);
+        assert_eq!(mask.apply("key: c2VjcmV0"), "key: ***");
+    }
+
+    #[test]
+    fn a_mask_does_not_show_its_secrets() {
+        assert!(!format!("{:?}", mask(&["hunter22"])).contains("hunter"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_secret_is_left_in_what_was_masked(
+            secrets in prop::collection::vec("[ab/% ]{4,6}", 0..4), text in "[ab/% ]{0,60}",
+        ) {
+            let masked = Mask::new(secrets.clone()).apply(&text);
+            prop_assert!(secrets.iter().all(|secret| !masked.contains(secret.as_str())), "{}", masked);
+        }
+    }
+}
