@@ -31,6 +31,7 @@ pub struct Expected {
     /// The rows of the version table, sorted.
     pub rows: Vec<String>,
     /// The revisions that are run, first one first; those undone, for a downgrade; none for a stamp.
+    /// Between several `depends_on` of one revision Alembic's own order varies from run to run.
     pub pending: Vec<String>,
 }
 

@@ -102,6 +102,9 @@ impl Rows {
         let is_row_gone = in_line.iter().any(|row| !self.has(row));
         let replaced = match in_line {
             line if line.contains(&id) => return Ok(()),
+            _ if has_any_of(&above) && has_any_of(&below) => {
+                return Err(Unclear(format!("the version table has rows above and below {id}")));
+            }
             line if has_any_of(&above) => line,
             line if has_any_of(&below) && !is_row_gone => line,
             _ => &[],

@@ -2,8 +2,8 @@
 //!
 //! Comes in: a target as it is written behind `alembic upgrade`, and the rows of the version table.
 //! Goes out: revisions, or the reason why Alembic would refuse. The rules are those of
-//! `alembic/script/revision.py` 1.20; where it follows the order of a set, so that two runs may
-//! differ, the answer here is a refusal.
+//! `alembic/script/revision.py` 1.20; where it takes the first row that the database happens to
+//! give, the answer here is a refusal.
 
 use super::history::{History, Node, Way};
 

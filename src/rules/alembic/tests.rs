@@ -148,6 +148,12 @@ fn a_stamp_runs_nothing() {
 }
 
 #[test]
+fn a_stamp_between_two_rows_is_refused() {
+    let action = Action::Stamp { targets: texts(&["bbb1"]), is_purging: false };
+    assert!(expected(&intent(action), &branched(), &texts(&["aaa1", "ccc1"])).is_err());
+}
+
+#[test]
 fn printed_sql_changes_nothing() {
     let offline = Intent { is_offline: true, ..intent(Action::Upgrade("base:head".into())) };
     assert_eq!(expected(&offline, &branched(), &texts(&["aaa1"])), Ok(outcome(&[], &["aaa1"])));
