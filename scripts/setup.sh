@@ -131,6 +131,47 @@ no_longer_wanted() {
   wanted=("${rest[@]}")
 }
 
+# The Python of the distribution: the tests' cluster runs as a user who cannot read one in a home directory.
+python=/usr/bin/python3
+alembic=$root/target/alembic
+
+# Notes a Python that can make virtual environments.
+want_alembic() {
+  "$python" -c 'import venv, ensurepip' >/dev/null 2>&1 || wanted+=(python3 python3-venv)
+}
+
+# Makes a virtual environment with Alembic and other migration tools, and names it for the tests.
+make_alembic() {
+  [ "$(cat "$alembic/complete" 2>/dev/null)" = "$(alembic_packages)" ] ||
+    quietly "fetching Alembic" fetch_alembic
+  export BELAY_TEST_ALEMBIC=$alembic/bin
+}
+
+# What is installed; another list makes the environment anew.
+alembic_packages() {
+  cat <<'END'
+alembic==1.20.1
+asyncpg==0.32.0
+django==5.2.19
+greenlet==3.5.6
+psycopg2-binary==2.9.13
+sqlalchemy==2.1.9
+yoyo-migrations==9.0.0
+END
+}
+
+fetch_alembic() (
+  set -e
+  # Whoever runs this may keep new files to itself; the tests' cluster does not run as that user.
+  umask 022
+  rm -rf "${alembic:?}"
+  "$python" -m venv "$alembic"
+  alembic_packages >"$alembic/packages"
+  "$alembic/bin/python" -m pip install --quiet --disable-pip-version-check --requirement "$alembic/packages"
+  "$alembic/bin/alembic" --version
+  mv "$alembic/packages" "$alembic/complete"
+)
+
 # Ends the script unless Rust is there: it is not for a script to choose how.
 need_rust() {
   command -v cargo >/dev/null 2>&1 || die "cargo is missing: install Rust $(rust_version) or later, with rustup"
