@@ -6,7 +6,7 @@
 mod connections;
 mod kills;
 mod media;
-mod programs;
+pub mod programs;
 mod signals;
 
 use std::path::{Path, PathBuf};

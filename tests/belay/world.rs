@@ -5,6 +5,7 @@
 // Each test names what it needs; not all of it is needed at any one time.
 #![allow(dead_code, unused_imports)]
 
+mod alembic;
 mod belay;
 mod cluster;
 mod dump;
@@ -14,6 +15,7 @@ pub mod pooler;
 mod server;
 mod template;
 
+pub use alembic::{AlembicProject, Environment, Revision, migration_program};
 pub use belay::{Belay, Output, finish};
 pub use cluster::{Cluster, Listen, Plan, a_cluster, a_cluster_of};
 pub use dump::{with_rows_sorted, without_run};

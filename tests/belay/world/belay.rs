@@ -24,6 +24,7 @@ pub struct Output {
 pub struct Belay {
     home: PathBuf,
     programs: PathBuf,
+    directory: PathBuf,
 }
 
 impl Belay {
@@ -49,7 +50,7 @@ impl Belay {
             port = cluster.port(),
         )
         .expect("writing to a string does not fail");
-        let belay = Belay { home, programs: cluster.programs().to_owned() };
+        let belay = Belay { home, programs: cluster.programs().to_owned(), directory: "/".into() };
         belay.write_settings(&settings);
         belay
     }
@@ -85,6 +86,11 @@ impl Belay {
         Belay { programs: directory.to_owned(), ..self }
     }
 
+    /// Has `belay` run in `directory`, rather than in the root directory.
+    pub fn standing_in(self, directory: &Path) -> Belay {
+        Belay { directory: directory.to_owned(), ..self }
+    }
+
     /// Returns a command that runs `belay` with this installation's settings, and with nothing of the
     /// environment of the tests but the path.
     pub fn command<I: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = I>) -> Command {
@@ -95,7 +101,11 @@ impl Belay {
             .env_clear()
             .env("PATH", std::env::join_paths(path).expect("no program lies in a path with a colon"))
             .env("BELAY__CLUSTER__BIN_DIRECTORY", &self.programs);
-        command.env("HOME", &self.home).env("LC_ALL", "C.UTF-8").env("TZ", "UTC").current_dir("/");
+        command
+            .env("HOME", &self.home)
+            .env("LC_ALL", "C.UTF-8")
+            .env("TZ", "UTC")
+            .current_dir(&self.directory);
         command.stdin(Stdio::null()).arg("--config").arg(self.settings()).args(args);
         command
     }

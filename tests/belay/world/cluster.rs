@@ -122,9 +122,16 @@ impl Plan {
 const WATCHDOG: &str = r#"
 world=$1
 shift
-"$@" </dev/null >"$world/server.log" 2>&1 &
-server=$!
-cat >/dev/null
+start() {
+  "$@" </dev/null >>"$world/server.log" 2>&1 &
+  server=$!
+}
+start "$@"
+# A line asks for another server in place of one that has ended.
+while read -r _; do
+  wait "$server"
+  start "$@"
+done
 kill -QUIT "$server"
 wait "$server"
 rm -rf "$world"
@@ -171,6 +178,24 @@ impl Cluster {
     pub fn log(&self) -> String {
         let log = std::fs::read(self.world.join("server.log")).unwrap_or_default();
         String::from_utf8_lossy(&log).into_owned()
+    }
+
+    /// Ends the server at once and without a checkpoint: `pg_ctl -m immediate`.
+    pub fn crash(&self) {
+        let mut stop = owner::command(&self.server.program("pg_ctl"));
+        stop.args(["stop", "--silent", "--wait", "--mode=immediate", "--pgdata"]).arg(self.data());
+        self.run(stop.current_dir("/"));
+    }
+
+    /// Starts the server that [`Cluster::crash`] ended, and waits until it takes connections.
+    pub fn start_again(&self) {
+        let mut orders = self.watchdog.stdin.as_ref().expect("the watchdog's input is piped");
+        orders.write_all(b"start\n").expect("ask for another server");
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !self.client("pg_isready").arg("--quiet").status().expect("run pg_isready").success() {
+            assert!(Instant::now() < deadline, "the server does not start again: {}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// Makes a directory that is removed with the cluster, and that the cluster's owner can write.

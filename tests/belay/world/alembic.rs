@@ -1,0 +1,168 @@
+//! Alembic projects, and where the migration tools of the tests lie.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use super::cluster::Cluster;
+use super::owner;
+
+/// Returns a program of the virtual environment that `scripts/test` makes.
+///
+/// # Panics
+///
+/// Where it is absent: what a machine lacks is named, not skipped.
+#[allow(clippy::disallowed_methods, reason = "the migration tools of the tests are no settings of belay")]
+pub fn migration_program(name: &str) -> String {
+    let named = std::env::var_os("BELAY_TEST_ALEMBIC").map(PathBuf::from);
+    let programs = named.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/alembic/bin"));
+    let program = programs.join(name);
+    assert!(program.exists(), "{} is absent: scripts/test installs it", program.display());
+    program.into_os_string().into_string().expect("the path of a program is text")
+}
+
+/// What `env.py` does around the migrations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Environment {
+    /// What `alembic init` writes: one transaction around all revisions, by psycopg2.
+    Usual,
+    /// The same by asyncpg, which takes neither a name nor options from the environment.
+    Asyncpg,
+    /// A transaction around each revision.
+    TransactionPerMigration,
+    /// A query before `context.configure()`: Alembic then leaves the COMMIT to a caller who does not know.
+    TouchedBeforeConfigure,
+    /// An exception after everything is committed.
+    RaisingAfterwards,
+}
+
+/// A revision script.
+#[derive(Clone, Copy, Debug)]
+pub struct Revision<'a> {
+    /// Its name.
+    pub id: &'a str,
+    /// The revision below it; empty for the first.
+    pub down: &'a str,
+    /// What `upgrade()` does: statements of Python, one on each line.
+    pub upgrade: &'a str,
+    /// What `downgrade()` does.
+    pub downgrade: &'a str,
+    /// What the script says of itself.
+    pub docstring: &'a str,
+}
+
+/// A directory with `alembic.ini`, `env.py` and revision scripts; gone with its cluster.
+pub struct AlembicProject {
+    directory: PathBuf,
+}
+
+impl AlembicProject {
+    /// Makes a project without a revision.
+    pub fn new(cluster: &Cluster, environment: Environment) -> AlembicProject {
+        let name = (0..).map(|n| format!("project-{n}")).find(|name| !cluster.host().join(name).exists());
+        let directory = cluster.room(&name.expect("numbers do not run out"));
+        for room in ["migrations", "migrations/versions"] {
+            owner::make_directory(&directory.join(room));
+        }
+        let project = AlembicProject { directory };
+        project.write("alembic.ini", INI);
+        project.write("migrations/env.py", &env_py(environment));
+        project
+    }
+
+    /// Adds a revision script.
+    pub fn add(&self, revision: &Revision<'_>) {
+        let down = if revision.down.is_empty() { "None".into() } else { format!("{:?}", revision.down) };
+        let script = format!(
+            "\"\"\"{docstring}\n\nRevision ID: {id}\nRevises: {below}\n\"\"\"\nfrom alembic import op\n\
+             import sqlalchemy as sa\n\nrevision = {id:?}\ndown_revision = {down}\nbranch_labels = None\n\
+             depends_on = None\n\n\ndef upgrade() -> None:\n{upgrade}\n\ndef downgrade() -> None:\n{downgrade}",
+            docstring = revision.docstring,
+            id = revision.id,
+            below = revision.down,
+            upgrade = indented(revision.upgrade),
+            downgrade = indented(revision.downgrade),
+        );
+        self.write(&format!("migrations/versions/{}.py", revision.id), &script);
+    }
+
+    /// Where it lies; Alembic finds its settings when it runs there.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        let path = self.directory.join(name);
+        std::fs::write(&path, text).expect("write a file of a project");
+        owner::hand_over(&path);
+    }
+}
+
+/// The body of a function: `pass` where there is nothing to do.
+fn indented(statements: &str) -> String {
+    let mut body = String::new();
+    let statements = if statements.trim().is_empty() { "pass" } else { statements };
+    for line in statements.lines() {
+        writeln!(body, "    {line}").expect("writing to a string does not fail");
+    }
+    body
+}
+
+const INI: &str = "[alembic]\nscript_location = %(here)s/migrations\n";
+
+fn env_py(environment: Environment) -> String {
+    let touch = match environment {
+        Environment::TouchedBeforeConfigure => "connection.execute(text(\"SELECT 1\"))",
+        _ => "pass",
+    };
+    let per_migration = match environment {
+        Environment::TransactionPerMigration => "True",
+        _ => "False",
+    };
+    let run = match environment {
+        Environment::Asyncpg => "asyncio.run(run_by_asyncpg())",
+        _ => "run_by_psycopg2()",
+    };
+    let afterwards = match environment {
+        Environment::RaisingAfterwards => "raise RuntimeError(\"the announcement was not sent\")",
+        _ => "",
+    };
+    ENV_PY
+        .replace("TOUCH", touch)
+        .replace("PER_MIGRATION", per_migration)
+        .replace("RUN", run)
+        .replace("AFTERWARDS", afterwards)
+}
+
+const ENV_PY: &str = r#"import asyncio
+import os
+
+from alembic import context
+from sqlalchemy import create_engine, make_url, pool, text
+from sqlalchemy.ext.asyncio import create_async_engine
+
+url = make_url(os.environ["DATABASE_URL"])
+
+
+def migrate(connection):
+    TOUCH
+    context.configure(connection=connection, transaction_per_migration=PER_MIGRATION)
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+def run_by_psycopg2():
+    engine = create_engine(url.set(drivername="postgresql+psycopg2"), poolclass=pool.NullPool)
+    with engine.connect() as connection:
+        migrate(connection)
+
+
+async def run_by_asyncpg():
+    engine = create_async_engine(url.set(drivername="postgresql+asyncpg"), poolclass=pool.NullPool)
+    async with engine.connect() as connection:
+        await connection.run_sync(migrate)
+    await engine.dispose()
+
+
+RUN
+AFTERWARDS
+"#;
