@@ -13,6 +13,7 @@ mod death;
 mod escape_hatch;
 mod fences;
 mod fidelity;
+mod gate;
 mod help;
 mod readme;
 mod restore_standalone;

@@ -1,0 +1,180 @@
+//! What others commit while a migration runs is counted and never lost.
+
+use std::process::{Child, Stdio};
+
+use rstest::rstest;
+
+use super::pauses::Pauses;
+use super::site::Site;
+use super::{psql, shell, wait_until};
+use crate::death::programs::{POST_DATA, Programs};
+use crate::world::a_cluster;
+
+/// A migration that commits a half and fails, and that stops before, during and after it.
+fn failing(pauses: &Pauses) -> Vec<String> {
+    let stops = ["before", "during", "after"].map(|place| pauses.shell(place));
+    let half = psql("UPDATE users SET name = 'half' WHERE id <= 5");
+    let rest = psql("CREATE TABLE half (id int)");
+    shell(&format!("{}{half}{}{rest}{}exit 1", stops[0], stops[1], stops[2]))
+}
+
+/// Two rows in one transaction of somebody else.
+const TWO_USERS: &str =
+    "INSERT INTO users (email, name) VALUES ('one@example.com', 'one'), ('two@example.com', 'two')";
+
+/// Asserts that what [`TWO_USERS`] committed is there.
+#[track_caller]
+fn assert_two_users(site: &Site) {
+    let sql = "SELECT count(*) FROM users WHERE email LIKE '%@example.com'";
+    assert_eq!(site.cluster.psql("app", sql), "2");
+}
+
+/// Runs the failing migration, and `act` while it stops at `place`.
+fn with_an_act_at(site: &Site, place: &str, act: impl FnOnce(&Site)) -> super::site::Ran {
+    site.pauses.stop_at(place);
+    let running = site.begin(&[], &failing(&site.pauses));
+    site.pauses.wait_at(place);
+    act(site);
+    site.pauses.go_on();
+    running.ran()
+}
+
+#[rstest]
+fn a_foreign_commit_is_never_undone(#[values("before", "during", "after")] place: &str) {
+    let site = Site::with_gate("");
+    let ran = with_an_act_at(&site, place, |site| {
+        site.cluster.psql("app", TWO_USERS);
+    });
+    site.assert_held(&ran);
+    assert!(ran.reasons().contains("1 transaction"), "{}", ran.reasons());
+    assert!(ran.reasons().contains("2 rows in public.users"), "{}", ran.reasons());
+    assert_two_users(&site);
+    assert_eq!(site.cluster.psql("app", "SELECT count(*) FROM users WHERE name = 'half'"), "5");
+}
+
+#[test]
+fn foreign_commits_are_counted_by_table() {
+    let site = Site::with_gate("");
+    let ran = with_an_act_at(&site, "during", |site| {
+        for _ in 0..3 {
+            site.cluster.psql("app", "UPDATE orders SET total = total + 1 WHERE id <= 4");
+        }
+        site.cluster.psql("app", TWO_USERS);
+    });
+    site.assert_held(&ran);
+    let reasons = ran.reasons();
+    for said in ["4 transactions", "12 rows in public.orders", "2 in public.users"] {
+        assert!(reasons.contains(said), "{said:?} is not in: {reasons}");
+    }
+}
+
+#[rstest]
+#[case::rolled_back("app", "BEGIN; INSERT INTO users (email, name) VALUES ('x', 'x'); ROLLBACK")]
+#[case::in_another_database("other", "CREATE TABLE t AS SELECT n FROM generate_series(1, 100) n")]
+#[case::vacuum("app", "VACUUM users; VACUUM orders")]
+#[case::checkpoint("app", "CHECKPOINT")]
+#[case::read_with_locks_on_rows("app", "SELECT count(*) FROM users; SELECT * FROM users FOR SHARE")]
+fn what_commits_nothing_to_the_database_hinders_no_restore(#[case] database: &str, #[case] sql: &str) {
+    let site = Site::with_gate("");
+    site.cluster.create_database("other");
+    let ran = with_an_act_at(&site, "during", |site| {
+        site.cluster.psql(database, sql);
+    });
+    ran.assert_ended(21, "restored");
+    site.assert_restored(&ran);
+}
+
+#[test]
+fn a_commit_while_a_check_runs_is_not_undone() {
+    let site = Site::planned(a_cluster(), |pauses| {
+        let script = serde_json::to_string(&format!("{}exit 1", pauses.shell("check"))).unwrap();
+        format!(
+            "verify_depth = \"stored\"\n[[gate.check]]\nname = \"smoke\"\ncommand = [\"sh\", \"-c\", {script}]\n"
+        )
+    });
+    site.pauses.stop_at("check");
+    let running = site.begin(&[], &shell(&psql("ALTER TABLE users ADD age int")));
+    site.pauses.wait_at("check");
+    site.cluster.psql("app", TWO_USERS);
+    site.pauses.go_on();
+    let ran = running.ran();
+    site.assert_held(&ran);
+    assert!(ran.reasons().contains("2 rows in public.users"), "{}", ran.reasons());
+    assert_two_users(&site);
+}
+
+#[test]
+fn a_commit_while_the_snapshot_is_loaded_is_not_undone() {
+    let site = Site::with_gate("");
+    let programs = Programs::of(&site.cluster);
+    let pause = site.pauses.shell("load");
+    programs.fake("pg_restore", &format!("{POST_DATA}\n{pause}exec \"$real\" \"$@\""));
+    let site = site.using(&programs);
+    site.pauses.stop_at("load");
+    let running = site.begin(&[], &failing(&site.pauses));
+    site.pauses.wait_at("load");
+    site.cluster.psql("app", TWO_USERS);
+    site.pauses.go_on();
+    let ran = running.ran();
+    site.assert_held(&ran);
+    assert_two_users(&site);
+}
+
+/// A session of somebody else that waits inside of a transaction.
+fn open_transaction(site: &Site, sql: &str) -> Child {
+    use std::io::Write as _;
+    let mut client = site.cluster.client("psql");
+    client.args(["-Xq", "-d", "app"]).stdin(Stdio::piped());
+    let mut session = client.spawn().unwrap();
+    writeln!(session.stdin.as_mut().unwrap(), "BEGIN; {sql};").unwrap();
+    wait_until("a session is idle in a transaction", || {
+        let idle = "SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction'";
+        site.cluster.psql("postgres", idle) == "1"
+    });
+    session
+}
+
+/// Has a session of [`open_transaction`] commit and leave.
+fn commit(mut session: Child) {
+    use std::io::Write as _;
+    let mut input = session.stdin.take().unwrap();
+    writeln!(input, "COMMIT;").unwrap();
+    drop(input);
+    assert!(session.wait().unwrap().success());
+}
+
+#[test]
+fn what_was_begun_before_the_snapshot_and_committed_after_it_is_not_lost() {
+    let site = Site::with_gate("consistency = \"checked\"\n");
+    let session = open_transaction(&site, TWO_USERS);
+    site.pauses.stop_at("raising");
+    let running = site.begin(&[], &failing(&site.pauses));
+    // The snapshot is taken by then, and does not hold what is committed now.
+    site.pauses.wait_at("raising");
+    commit(session);
+    site.pauses.go_on();
+    let ran = running.ran();
+    ran.assert_ended(21, "restored");
+    let snapshots = ran.phases().iter().filter(|phase| *phase == "snapshotting").count();
+    assert_eq!(snapshots, 2, "{}", ran.told);
+    assert_two_users(&site);
+    assert_eq!(site.cluster.psql("app", "SELECT count(*) FROM users WHERE name = 'half'"), "0");
+}
+
+#[test]
+fn a_snapshot_to_which_nothing_was_added_is_taken_once() {
+    let site = Site::with_gate("consistency = \"checked\"\n");
+    let ran = site.migrate(&failing(&site.pauses));
+    ran.assert_ended(21, "restored");
+    let snapshots = ran.phases().iter().filter(|phase| *phase == "snapshotting").count();
+    assert_eq!(snapshots, 1, "{}", ran.told);
+    site.assert_restored(&ran);
+}
+
+#[test]
+fn nothing_is_put_back_by_itself_while_the_application_is_let_in() {
+    let site = Site::with_gate("consistency = \"unfenced\"\n");
+    let ran = site.migrate(&failing(&site.pauses));
+    site.assert_held(&ran);
+    assert_eq!(site.cluster.psql("app", "SELECT count(*) FROM users WHERE name = 'half'"), "5");
+}

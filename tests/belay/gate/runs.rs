@@ -1,0 +1,97 @@
+//! Runs are kept, shown, and decided by an operator where they are held.
+
+use serde_json::Value;
+
+use super::site::{Site, assert_same, state};
+use super::{ADD_AGE, alembic, an_alembic_site, psql, shell};
+use crate::world::Environment;
+
+/// A site with a run that left a half and is held; and the run.
+fn a_held_site() -> (Site, String) {
+    let site = Site::with_gate("on_failure = \"hold\"\n");
+    let half = psql("UPDATE users SET name = 'half' WHERE id <= 5");
+    let ran = site.migrate(&shell(&format!("{half}echo told; exit 1")));
+    site.assert_held(&ran);
+    let run = ran.report["run"].as_str().unwrap().to_owned();
+    (site, run)
+}
+
+fn halves(site: &Site) -> String {
+    site.cluster.psql("app", "SELECT count(*) FROM users WHERE name = 'half'")
+}
+
+#[test]
+fn a_held_run_is_put_back_when_the_operator_says_so() {
+    let (site, run) = a_held_site();
+    assert_eq!(halves(&site), "5");
+    let resolved = site.belay.run(["runs", "resolve", &run, "--restore"]);
+    assert_eq!(resolved.code, 0, "{}", resolved.stderr);
+    site.assert_as_before();
+    assert_eq!(site.failed_databases().len(), 1);
+    assert_eq!(site.newest_run()["outcome"], "restored_by_operator");
+    assert_eq!(site.is_fenced(), Some(false));
+}
+
+#[test]
+fn a_held_run_is_let_be_when_the_operator_says_so() {
+    let (site, run) = a_held_site();
+    let held = state(&site.cluster, "app");
+    let resolved = site.belay.run(["runs", "resolve", &run, "--keep"]);
+    assert_eq!(resolved.code, 0, "{}", resolved.stderr);
+    assert_same(&state(&site.cluster, "app"), &held);
+    assert_eq!(halves(&site), "5");
+    assert_eq!(site.newest_run()["outcome"], "kept_by_operator");
+    assert_eq!(site.is_fenced(), Some(false));
+    let again = site.belay.run(["runs", "resolve", &run, "--keep"]);
+    assert_ne!(again.code, 0, "{}", again.stdout);
+}
+
+#[test]
+fn a_run_is_shown_with_its_journal_and_its_output() {
+    let (site, run) = a_held_site();
+    let shown = site.belay.json(["runs", "show", &run]);
+    assert_eq!(shown["run"], run.as_str());
+    assert_eq!(shown["outcome"], "restore_refused");
+    assert_eq!(shown["class"], "partial");
+    assert_eq!(shown["restored"], false);
+    assert!(shown["output"].as_str().unwrap().contains("told"), "{shown}");
+    let journal = shown["journal"].as_array().unwrap();
+    let phases: Vec<_> = journal.iter().map(|entry| entry["phase"].as_str().unwrap()).collect();
+    for pair in [
+        ("preflight", "fencing"),
+        ("fencing", "snapshotting"),
+        ("armed", "migrating"),
+        ("migrating", "settling"),
+    ] {
+        let at = |phase: &str| phases.iter().position(|it| *it == phase);
+        assert!(at(pair.0).is_some() && at(pair.0) < at(pair.1), "{phases:?}");
+    }
+    let absent = site.belay.run(["runs", "show", "no-such-run"]);
+    assert_eq!(absent.code, 3, "{}", absent.stderr);
+}
+
+#[test]
+fn runs_are_listed_the_newest_first() {
+    let (site, _project) = an_alembic_site(Environment::Usual, ADD_AGE);
+    let good = site.migrate(&alembic(&["upgrade", "head"]));
+    let idle = site.migrate(&alembic(&["upgrade", "head"]));
+    let listed = site.belay.json(["runs", "list"]);
+    let runs: Vec<&Value> = listed["runs"].as_array().unwrap().iter().map(|run| &run["run"]).collect();
+    assert_eq!(runs, [&idle.report["run"], &good.report["run"]]);
+    assert_eq!(listed["runs"][0]["outcome"], "nothing_pending");
+    assert_eq!(listed["runs"][1]["outcome"], "migrated");
+}
+
+#[test]
+fn a_report_for_pipelines_tells_a_failure_as_one() {
+    let site = Site::with_gate("");
+    // Belay writes it as the user that it becomes.
+    let file = site.pauses.directory().join("report.xml");
+    let junit = ["--junit", file.to_str().unwrap()];
+    site.migrate_with(&junit, &shell(&psql("ALTER TABLE users ADD age int"))).assert_ended(0, "migrated");
+    let good = std::fs::read_to_string(&file).unwrap();
+    assert!(good.contains("<testsuite") && good.contains("failures=\"0\""), "{good}");
+    site.migrate_with(&junit, &shell("exit 1")).assert_ended(20, "failed_unchanged");
+    let failed = std::fs::read_to_string(&file).unwrap();
+    assert!(failed.contains("failures=\"1\"") && failed.contains("<failure"), "{failed}");
+}
