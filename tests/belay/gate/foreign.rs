@@ -32,8 +32,8 @@ fn assert_two_users(site: &Site) {
 /// Runs the failing migration, and `act` while it stops at `place`.
 fn with_an_act_at(site: &Site, place: &str, act: impl FnOnce(&Site)) -> super::site::Ran {
     site.pauses.stop_at(place);
-    let running = site.begin(&[], &failing(&site.pauses));
-    site.pauses.wait_at(place);
+    let mut running = site.begin(&[], &failing(&site.pauses));
+    running.wait_at(&site.pauses, place);
     act(site);
     site.pauses.go_on();
     running.ran()
@@ -93,8 +93,8 @@ fn a_commit_while_a_check_runs_is_not_undone() {
         )
     });
     site.pauses.stop_at("check");
-    let running = site.begin(&[], &shell(&psql("ALTER TABLE users ADD age int")));
-    site.pauses.wait_at("check");
+    let mut running = site.begin(&[], &shell(&psql("ALTER TABLE users ADD age int")));
+    running.wait_at(&site.pauses, "check");
     site.cluster.psql("app", TWO_USERS);
     site.pauses.go_on();
     let ran = running.ran();
@@ -111,8 +111,8 @@ fn a_commit_while_the_snapshot_is_loaded_is_not_undone() {
     programs.fake("pg_restore", &format!("{POST_DATA}\n{pause}exec \"$real\" \"$@\""));
     let site = site.using(&programs);
     site.pauses.stop_at("load");
-    let running = site.begin(&[], &failing(&site.pauses));
-    site.pauses.wait_at("load");
+    let mut running = site.begin(&[], &failing(&site.pauses));
+    running.wait_at(&site.pauses, "load");
     site.cluster.psql("app", TWO_USERS);
     site.pauses.go_on();
     let ran = running.ran();
@@ -148,9 +148,9 @@ fn what_was_begun_before_the_snapshot_and_committed_after_it_is_not_lost() {
     let site = Site::with_gate("consistency = \"checked\"\n");
     let session = open_transaction(&site, TWO_USERS);
     site.pauses.stop_at("raising");
-    let running = site.begin(&[], &failing(&site.pauses));
+    let mut running = site.begin(&[], &failing(&site.pauses));
     // The snapshot is taken by then, and does not hold what is committed now.
-    site.pauses.wait_at("raising");
+    running.wait_at(&site.pauses, "raising");
     commit(session);
     site.pauses.go_on();
     let ran = running.ran();

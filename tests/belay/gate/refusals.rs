@@ -108,8 +108,8 @@ fn of_two_runs_at_once_the_second_is_told_to_wait() {
     let site = Site::with_gate("");
     site.pauses.stop_at("command");
     let script = format!("{}{}", site.pauses.shell("command"), psql("ALTER TABLE users ADD age int"));
-    let first = site.begin(&[], &shell(&script));
-    site.pauses.wait_at("command");
+    let mut first = site.begin(&[], &shell(&script));
+    first.wait_at(&site.pauses, "command");
     let second = site.migrate(&telling(&site));
     second.assert_refused(12, &["another run"]);
     assert!(!site.pauses.directory().join("begun").exists());

@@ -155,11 +155,6 @@ impl Site {
         list["runs"][0].clone()
     }
 
-    /// Waits until the run begun last is in `phase`.
-    pub fn wait_for_phase(&self, phase: &str) {
-        wait_until(&format!("a run is {phase}"), || self.newest_run()["phase"] == phase);
-    }
-
     /// Whether the fence keeps the application out; `None` where it was never raised.
     pub fn is_fenced(&self) -> Option<bool> {
         let text = std::fs::read_to_string(self.pauses.directory().join("fence")).ok()?;
@@ -208,6 +203,29 @@ impl Site {
 pub struct Running(Child);
 
 impl Running {
+    /// Waits until `holds`; tells what `belay` said if it ends before.
+    pub fn wait_until(&mut self, fact: &str, mut holds: impl FnMut() -> bool) {
+        wait_until(fact, || {
+            let is_over = self.0.try_wait().unwrap().is_some();
+            let is_so = holds();
+            if is_over && !is_so {
+                let said = finish_of(&mut self.0);
+                panic!("belay ended before {fact}: {}: {}{}", said.code, said.stdout, said.stderr);
+            }
+            is_so
+        });
+    }
+
+    /// Waits until the run stands at `place`.
+    pub fn wait_at(&mut self, pauses: &Pauses, place: &str) {
+        self.wait_until(&format!("it stands at {place}"), || pauses.is_at(place));
+    }
+
+    /// Waits until the run is in `phase`.
+    pub fn wait_for_phase(&mut self, site: &Site, phase: &str) {
+        self.wait_until(&format!("it is {phase}"), || site.newest_run()["phase"] == phase);
+    }
+
     /// Waits for its end.
     pub fn ran(mut self) -> Ran {
         let output = finish_of(&mut self.0);

@@ -70,8 +70,8 @@ fn clients_that_come_back_all_the_time_do_not_hinder_a_swap() {
     site.pauses.stop_at("command");
     let half = psql("DELETE FROM orders");
     let script = format!("{half}{}exit 1", site.pauses.shell("command"));
-    let running = site.begin(&[], &shell(&script));
-    site.pauses.wait_at("command");
+    let mut running = site.begin(&[], &shell(&script));
+    running.wait_at(&site.pauses, "command");
     let clients = Clients::start(&site.cluster, site.pauses.directory());
     wait_until("clients get answers", || clients.answered() >= 50);
     site.pauses.go_on();

@@ -9,8 +9,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use rstest::rstest;
 
 use super::{
-    End, Holder, a_stoppable_site, assert_order_is_made, hold_renames, migrated, migration, wait_until,
-    waits_for_a_lock,
+    End, Holder, a_stoppable_site, assert_order_is_made, hold_renames, migrated, migration, waits_for_a_lock,
 };
 use crate::gate::shell;
 
@@ -21,16 +20,16 @@ fn killed_at(depth: &str, options: &[&str], status: u8, via: &[&str], place: &st
     let mut places = via.iter().chain([&place]);
     let mut standing = places.next().unwrap();
     site.pauses.stop_at(standing);
-    let running = site.begin(options, &migration(&site.pauses, status));
+    let mut running = site.begin(options, &migration(&site.pauses, status));
     for next in places {
-        site.pauses.wait_at(standing);
+        running.wait_at(&site.pauses, standing);
         // Before it may go on, so that it cannot be missed.
         site.pauses.stop_at(next);
         site.pauses.pass(standing);
         standing = next;
     }
-    site.pauses.wait_at(place);
-    site.wait_for_phase(phase);
+    running.wait_at(&site.pauses, place);
+    running.wait_for_phase(&site, phase);
     running.kill();
     site.pauses.go_on();
     assert_order_is_made(&site, &migrated, end);
@@ -73,9 +72,9 @@ fn killed_in_preflight_nothing_was_touched() {
     let site = a_stoppable_site("stored");
     let migrated = migrated(&site);
     let revisions = Holder::of(&site.cluster, "app", "LOCK TABLE alembic_version");
-    let running = site.begin(&[], &migration(&site.pauses, 0));
-    site.wait_for_phase("preflight");
-    wait_until("preflight waits for the revisions", || waits_for_a_lock(&site.cluster));
+    let mut running = site.begin(&[], &migration(&site.pauses, 0));
+    running.wait_for_phase(&site, "preflight");
+    running.wait_until("preflight waits for the revisions", || waits_for_a_lock(&site.cluster));
     running.kill();
     drop(revisions);
     assert_order_is_made(&site, &migrated, End::Old);
@@ -94,16 +93,16 @@ fn killed_while_settling_the_run_is_settled_again() {
     let sleeping =
         "SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND application_name LIKE 'belay-%'";
     site.pauses.stop_at("command");
-    let running = site.begin(&[], &shell(&script));
+    let mut running = site.begin(&[], &shell(&script));
     let mut backend = None;
-    wait_until("a session of the run sleeps", || {
+    running.wait_until("a session of the run sleeps", || {
         backend = site.cluster.psql("postgres", sleeping).parse().ok().map(Pid::from_raw);
         backend.is_some()
     });
     // A backend that does not hear keeps the run where it is.
     kill(backend.unwrap(), Signal::SIGSTOP).unwrap();
     site.pauses.go_on();
-    site.wait_for_phase("settling");
+    running.wait_for_phase(&site, "settling");
     running.kill();
     kill(backend.unwrap(), Signal::SIGCONT).unwrap();
     assert_order_is_made(&site, &migrated, End::Old);
@@ -114,16 +113,16 @@ fn killed_while_the_names_are_swapped_the_catalog_is_asked() {
     let site = a_stoppable_site("stored");
     let migrated = migrated(&site);
     site.pauses.stop_at("command");
-    let running = site.begin(&[], &migration(&site.pauses, 1));
-    site.pauses.wait_at("command");
+    let mut running = site.begin(&[], &migration(&site.pauses, 1));
+    running.wait_at(&site.pauses, "command");
     site.pauses.stop_at("load");
     site.pauses.pass("command");
-    site.pauses.wait_at("load");
+    running.wait_at(&site.pauses, "load");
     // From here on the restored database is there, and cannot take the name.
     let renames = hold_renames(&site.cluster);
     site.pauses.go_on();
-    site.wait_for_phase("swapping");
-    wait_until("the swap waits", || waits_for_a_lock(&site.cluster));
+    running.wait_for_phase(&site, "swapping");
+    running.wait_until("the swap waits", || waits_for_a_lock(&site.cluster));
     running.kill();
     // The server may have got the statements before belay died, and carry them out now.
     drop(renames);

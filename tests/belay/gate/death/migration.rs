@@ -32,8 +32,8 @@ fn ending_in(site: &Site, statement: &str) -> Vec<String> {
 #[test]
 fn a_killed_command_is_settled_before_it_is_judged() {
     let site = a_stoppable_site("stored");
-    let running = site.begin(&[], &ending_in(&site, "SELECT pg_sleep(600)"));
-    wait_until("the second statement runs", || sleeping(&site).is_some());
+    let mut running = site.begin(&[], &ending_in(&site, "SELECT pg_sleep(600)"));
+    running.wait_until("the second statement runs", || sleeping(&site).is_some());
     kill(pid_of(&site), Signal::SIGKILL).unwrap();
     let ran = running.ran();
     ran.assert_ended(21, "restored");
@@ -55,8 +55,8 @@ fn what_the_session_of_a_killed_client_commits_late_is_seen() {
     );
     site.pauses.stop_at("sleeping");
     site.pauses.stop_at("committed");
-    let running = site.begin(&[], &shell(&script));
-    wait_until("the statement runs", || sleeping(&site).is_some());
+    let mut running = site.begin(&[], &shell(&script));
+    running.wait_until("the statement runs", || sleeping(&site).is_some());
     site.pauses.pass("sleeping");
     pid_of(&site);
     wait_until("it is committed by nobody's client", || {
@@ -73,8 +73,8 @@ fn what_the_session_of_a_killed_client_commits_late_is_seen() {
 fn a_session_that_outlives_its_command_commits_nothing_after_the_verdict() {
     let site = a_stoppable_site("stored");
     let late = "UPDATE users SET name = 'late' FROM (SELECT pg_sleep(2)) nap";
-    let running = site.begin(&[], &ending_in(&site, late));
-    wait_until("the second statement runs", || sleeping(&site).is_some());
+    let mut running = site.begin(&[], &ending_in(&site, late));
+    running.wait_until("the second statement runs", || sleeping(&site).is_some());
     kill(pid_of(&site), Signal::SIGKILL).unwrap();
     let ran = running.ran();
     ran.assert_ended(21, "restored");
@@ -87,9 +87,9 @@ fn a_session_that_outlives_its_command_commits_nothing_after_the_verdict() {
 #[test]
 fn a_session_that_cannot_be_ended_holds_the_run() {
     let site = Site::with_gate("settle_timeout = \"1s\"\n");
-    let running = site.begin(&[], &ending_in(&site, "SELECT pg_sleep(600)"));
+    let mut running = site.begin(&[], &ending_in(&site, "SELECT pg_sleep(600)"));
     let mut backend = None;
-    wait_until("the second statement runs", || {
+    running.wait_until("the second statement runs", || {
         backend = sleeping(&site);
         backend.is_some()
     });

@@ -3,8 +3,7 @@
 use rstest::rstest;
 
 use super::{
-    End, a_stoppable_site, assert_order_is_made, hold_renames, migrated, migration, wait_until,
-    waits_for_a_lock,
+    End, a_stoppable_site, assert_order_is_made, hold_renames, migrated, migration, waits_for_a_lock,
 };
 
 #[rstest]
@@ -20,12 +19,12 @@ fn a_server_that_crashed_comes_back_with_the_old_database_or_the_new(
     for stop in via.iter().chain([&place]) {
         site.pauses.stop_at(stop);
     }
-    let running = site.begin(&[], &migration(&site.pauses, 1));
+    let mut running = site.begin(&[], &migration(&site.pauses, 1));
     for passed in via {
-        site.pauses.wait_at(passed);
+        running.wait_at(&site.pauses, passed);
         site.pauses.pass(passed);
     }
-    site.pauses.wait_at(place);
+    running.wait_at(&site.pauses, place);
     site.cluster.crash();
     site.pauses.go_on();
     site.cluster.start_again();
@@ -40,13 +39,13 @@ fn a_server_that_crashed_in_a_swap_has_one_database_of_the_name() {
     let migrated = migrated(&site);
     site.pauses.stop_at("command");
     site.pauses.stop_at("load");
-    let running = site.begin(&[], &migration(&site.pauses, 1));
-    site.pauses.wait_at("command");
+    let mut running = site.begin(&[], &migration(&site.pauses, 1));
+    running.wait_at(&site.pauses, "command");
     site.pauses.pass("command");
-    site.pauses.wait_at("load");
+    running.wait_at(&site.pauses, "load");
     let renames = hold_renames(&site.cluster);
     site.pauses.go_on();
-    wait_until("the swap waits", || waits_for_a_lock(&site.cluster));
+    running.wait_until("the swap waits", || waits_for_a_lock(&site.cluster));
     site.cluster.crash();
     drop(renames);
     site.cluster.start_again();
