@@ -1,5 +1,6 @@
-//! Belay keeps PostgreSQL databases restorable: verified, encrypted snapshots, restores that
-//! prove themselves, and retention that never takes the last good copy.
+//! Belay keeps PostgreSQL databases restorable: verified, encrypted snapshots, migrations that
+//! start only behind one and are undone when they fail, restores that prove themselves, and
+//! retention that never takes the last good copy.
 //!
 //! # Levels
 //!
@@ -10,7 +11,7 @@
 //! |---|---|
 //! | L7 | `main`: argv → settings → tracing → dispatch; the only `exit` |
 //! | L6 | [`cli`]: verbs, reports, hints, exit codes; the only place that prints |
-//! | L5 | [`jobs`]: snapshot, verify, restore, retain, written as procedures |
+//! | L5 | [`jobs`]: snapshot, verify, restore, retain, migrate, written as procedures |
 //! | L4 | [`catalog`]: the manifests in the store are the catalog; [`fence`]: keeps writers out, and lets them in again |
 //! | L3 | [`seal`] (gzip and age), [`keys`], [`store`], [`postgres`], [`ledger`], [`command`], [`checkout`]: one per outside party |
 //! | L2 | [`settings`]: every key, typed; [`tether`]: children end with us |
@@ -28,6 +29,12 @@
 //!   former, and `sha256sum` shall agree about the latter.
 //! - **Session values that change text** (time zone, `bytea_output`, `lc_monetary`, …) are pinned
 //!   in every session: databases and roles set them, and row digests must not depend on it.
+//! - **A migration's commits are told from others' by a mark in the log**: its sessions commit with
+//!   `synchronous_commit = remote_apply`, which stands in each commit record ([`rules::wal`]).
+//! - **A failed database is closed before its snapshot is loaded**, and what others committed is
+//!   looked at right then: no log has to be kept for as long as a load takes.
+//! - **A run that died before its command started is undone, not gone on with**: nobody waits for
+//!   that migration any more.
 //! - **A verification record names objects, not tables**: it lies in the open. What differs in a
 //!   table is told to whoever asked.
 //!
@@ -37,8 +44,8 @@
 //! *inventory*: its tables · *catalog*: all manifests · *chunk*: a range of one large table, shared
 //! between snapshots · *recipient*: a public key that we encrypt to, *identity*: its private key ·
 //! *seal* and *open*: compress and encrypt, and back · *restore*: load a snapshot · *cluster*: one
-//! data directory, *database*: one inside it · *fence*: what keeps writers out of a database,
-//! *release*: let them in again.
+//! data directory, *database*: one inside it · *fence* and *release*: keep writers out, and let
+//! them in · *run*: one gated migration, *class*: what it did, *verdict*: how it ended.
 //!
 //! # Invariants
 //!
@@ -56,6 +63,9 @@
 //!    transaction. The previous database is kept until its expiry.
 //! 8. Memory is bounded by settings, not by the size of the database (one row is held whole).
 //! 9. Secrets are never in argv, logs, errors, the ledger, or a report.
+//! 10. Every phase of a gated run is journalled before its act, and what undoes a fence before the
+//!     fence goes up. A command that may have started is never started again, and nothing is put
+//!     back before the run was settled and classified.
 
 pub mod rules;
 pub mod settings;

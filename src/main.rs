@@ -31,7 +31,8 @@ const EXEC_FAILED: u8 = 127;
 
 fn start_logging() {
     use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_from_env("BELAY_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    let filter = EnvFilter::try_from_env("BELAY_LOG")
+        .unwrap_or_else(|_| EnvFilter::new("warn,sqlx::postgres::notice=error"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
 }
 

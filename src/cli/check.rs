@@ -1,6 +1,7 @@
 //! `belay check`: tries for real everything that a run would need, before the run does.
 
 mod database;
+mod gate;
 mod host;
 
 use clap::Args;

@@ -11,6 +11,7 @@ use super::progress::shown_in_lines;
 use super::report::{ExitCode, Failure, Report, duration_text, time_text};
 use super::table::{Align, table};
 use super::{Global, clock};
+use crate::catalog::{CatalogError, Entry};
 use crate::jobs::migrate::{self, Walked};
 use crate::ledger::{GateRun, Ledger};
 use crate::rules::gate::{Decision, Phase, Verdict};
@@ -143,6 +144,20 @@ async fn show(ledger: &Ledger, args: &ShowArgs) -> Result<Report, Failure> {
     Ok(report)
 }
 
+/// Lets retention have the snapshot of a run again, unless an operator keeps it too.
+async fn unpin(host: &Host, told: &RunReport) -> Result<(), CatalogError> {
+    let Some(snapshot) = &told.facts.snapshot else { return Ok(()) };
+    let listing = host.catalog.list().await?;
+    let reason = migrate::pin_reason(&told.run.id);
+    let is_ours = |entry: &&Entry| {
+        entry.manifest.id == snapshot.id && entry.pin.as_ref().is_some_and(|pin| pin.reason == reason)
+    };
+    match listing.entries.iter().find(is_ours) {
+        Some(entry) => host.catalog.unpin(&entry.home).await,
+        None => Ok(()),
+    }
+}
+
 async fn resolve(
     global: &Global,
     host: &Host,
@@ -168,5 +183,9 @@ async fn resolve(
     if let Walked::Suspended(error) = walked {
         return Err(Failure::of(&title)(error));
     }
-    Ok(RunReport::read(ledger, &args.run).await?.report("runs-resolve"))
+    let told = RunReport::read(ledger, &args.run).await?;
+    if told.run.position.phase == Phase::Done {
+        unpin(host, &told).await.map_err(Failure::of(&title))?;
+    }
+    Ok(told.report("runs-resolve"))
 }

@@ -13,14 +13,18 @@ use super::retain::policy;
 use super::table::{Align, table};
 use super::{Global, clock};
 use crate::catalog::{Entry, Listing};
-use crate::ledger::{JobOutcome, JobRun, Ledger};
+use crate::ledger::{GateRun, JobOutcome, JobRun, Ledger};
 use crate::rules::freshness::freshness;
+use crate::rules::gate::Phase;
 use crate::rules::layout::SnapshotId;
 use crate::rules::manifest::Depth;
 use crate::rules::retention;
 
 /// How far back in the ledger a failure is looked for.
 const JOBS_LOOKED_AT: u32 = 100;
+
+/// How far back in the ledger an unfinished migration is looked for.
+const RUNS_LOOKED_AT: u32 = 100;
 
 /// Options of `belay status`.
 #[derive(Debug, Args)]
@@ -34,6 +38,17 @@ struct Status {
     identity_on_host: bool,
     not_believed: usize,
     databases_kept: Vec<Kept>,
+    unfinished_runs: Vec<UnfinishedRun>,
+}
+
+/// A gated migration that is not over: it runs, its process died, or it waits for an operator.
+#[derive(Serialize)]
+struct UnfinishedRun {
+    run: String,
+    database: String,
+    phase: &'static str,
+    began_at: DateTime<Utc>,
+    process_alive: bool,
 }
 
 #[derive(Serialize)]
@@ -89,6 +104,7 @@ pub async fn run(global: &Global, _args: StatusArgs) -> Result<Report, Failure> 
         .map_err(Failure::of("status"))?
         .into_iter()
         .map(|database| database.replacement);
+    let runs = ledger.recent_runs(None, RUNS_LOOKED_AT).await.map_err(Failure::of("status"))?;
     let status = Status {
         databases,
         repository: host.settings.repository.url.to_string(),
@@ -98,8 +114,23 @@ pub async fn run(global: &Global, _args: StatusArgs) -> Result<Report, Failure> 
         databases_kept: kept
             .map(|it| Kept { name: it.kept_name, of: it.original_name, until: it.expires_at })
             .collect(),
+        unfinished_runs: runs.into_iter().filter(is_unfinished).map(unfinished).collect(),
     };
     Ok(Report::new("status", text(&status, now), &status))
+}
+
+fn is_unfinished(run: &GateRun) -> bool {
+    run.ended_at.is_none() || run.position.phase == Phase::Held
+}
+
+fn unfinished(run: GateRun) -> UnfinishedRun {
+    UnfinishedRun {
+        phase: run.position.phase.as_str(),
+        process_alive: run.ended_at.is_none() && run.process.is_alive(),
+        began_at: run.started_at,
+        run: run.id,
+        database: run.database,
+    }
 }
 
 /// The databases of the settings and those that have snapshots.
@@ -193,6 +224,16 @@ fn text(status: &Status, now: DateTime<Utc>) -> String {
     let identity =
         if status.identity_on_host { "on this host" } else { "not on this host: nothing can be opened here" };
     text.push_str(&format!("identity      {identity}\n"));
+    for run in &status.unfinished_runs {
+        let what = match (run.phase, run.process_alive) {
+            ("held", _) => format!("is held: belay runs resolve {}", run.run),
+            (phase, true) => format!("is {phase}"),
+            (phase, false) => {
+                format!("died while {phase}: the next command that uses the database goes on with it")
+            }
+        };
+        text.push_str(&format!("migration     run {} of {} {what}\n", run.run, run.database));
+    }
     for kept in &status.databases_kept {
         text.push_str(&format!(
             "kept          database {}, once {}, until {}\n",

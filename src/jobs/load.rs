@@ -358,7 +358,7 @@ fn accepted(errors: RestoreErrors, ended: Result<String, PostgresError>) -> Resu
 }
 
 /// A server that builds an index says nothing for hours; that it still works is movement.
-async fn heartbeat<T>(progress: &Progress, work: impl Future<Output = T>) -> T {
+pub(super) async fn heartbeat<T>(progress: &Progress, work: impl Future<Output = T>) -> T {
     tokio::pin!(work);
     loop {
         tokio::select! {

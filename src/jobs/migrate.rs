@@ -45,6 +45,7 @@ use crate::seal::{Opener, Sealer};
 use crate::settings::{Consistency, DatabaseSettings, GateSettings, OnFailure, Stamped};
 
 pub use self::environment::{application_name, connection_of};
+pub use self::undo::pin_reason;
 
 /// How often a phase is tried again after the server was lost and came back.
 const ATTEMPTS: u32 = 3;
@@ -138,7 +139,7 @@ pub async fn migrate(
         section: means.database.key.clone(),
         directory: request.directory.clone(),
         rehearsal: request.rehearsal,
-        order: order_of(means.gate.consistency),
+        order: order_of(means.gate.consistency, request.rehearsal),
         ..Facts::default()
     };
     let position = Position { phase: Phase::Requested, verdict: None };
@@ -198,12 +199,12 @@ async fn walk_on(
     Walk::new(means, request, facts, position, stop, clock).walk_to_the_end().await
 }
 
-/// Which order of phases a consistency means; `None` where nobody is kept out.
-fn order_of(consistency: Consistency) -> Option<Order> {
-    match consistency {
-        Consistency::Fenced => Some(Order::FenceFirst),
-        Consistency::Checked => Some(Order::SnapshotFirst),
-        Consistency::Unfenced => None,
+/// Which order of phases is meant; `None` where nobody is kept out.
+fn order_of(consistency: Consistency, rehearsal: Rehearsal) -> Option<Order> {
+    match (consistency, rehearsal) {
+        (_, Rehearsal::Only) | (Consistency::Unfenced, _) => None,
+        (Consistency::Fenced, _) => Some(Order::FenceFirst),
+        (Consistency::Checked, _) => Some(Order::SnapshotFirst),
     }
 }
 
@@ -220,6 +221,8 @@ struct Walk<'a> {
     entry: Option<Entry>,
     copy: Option<ScratchCopy>,
     prepared: Option<Prepared>,
+    /// A copy that the server made before the command ran.
+    local_copy: Option<Prepared>,
     server: Option<Server>,
     snapshots_taken: u32,
     /// What was known of the database's relations before it was closed.
@@ -254,6 +257,7 @@ impl<'a> Walk<'a> {
             entry: None,
             copy: None,
             prepared: None,
+            local_copy: None,
             server: None,
             snapshots_taken: 0,
             relations: None,
@@ -278,7 +282,7 @@ impl<'a> Walk<'a> {
         }
         self.drop_copy().await;
         if self.position.phase == Phase::Held {
-            self.pin_snapshot().await;
+            self.make_ready_for_an_operator().await;
         }
         self.enter().await?;
         Ok(Walked::Ended(self.position))
@@ -436,6 +440,17 @@ impl<'a> Walk<'a> {
             version_num,
             self.request.own_options.as_deref(),
         )
+    }
+
+    /// Lets operators look into a database whose run is held, and keeps its snapshot. What cannot
+    /// be done is told with the run: that it is held must be told in any case.
+    async fn make_ready_for_an_operator(&mut self) {
+        let reopened = self.reopen_if_closed().await;
+        let pinned = self.pin_snapshot().await;
+        let dropped = self.drop_local_copy().await;
+        for error in [reopened, pinned, dropped].into_iter().filter_map(Result::err) {
+            self.facts.notes.push(in_a_sentence(&error));
+        }
     }
 
     async fn drop_copy(&mut self) {

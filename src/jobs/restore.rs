@@ -31,7 +31,7 @@ use crate::postgres::{describe, session};
 use crate::rules::globals;
 use crate::rules::layout;
 use crate::rules::manifest::Inventory;
-use crate::rules::sql::{create_database, literal, quoted};
+use crate::rules::sql::{copy_database, create_database, literal, quoted};
 use crate::seal::Opener;
 use crate::settings::Connection;
 
@@ -157,10 +157,52 @@ pub async fn prepare(
             reasons: plan.refusals,
         });
     }
-    let marker = format!("{LOADING}{}{}", layout::tail(rand::random()), layout::tail(rand::random()));
+    let marker = new_marker();
     let work = prepare_as_planned(means, request, &source, inventory, plan, &marker, clock);
     let prepared = until_stalled(means.progress, request.stall_timeout, "restore the snapshot", work).await;
     or_drop(means, request, &marker, prepared).await
+}
+
+/// Has the server copy the live database beside itself, to take its name later without a load.
+///
+/// Nobody may write to it meanwhile, nor between this and the moment whose state is to be kept: the
+/// copy is what the request's snapshot holds then, whose inventory it gets its properties from.
+///
+/// # Errors
+/// What PostgreSQL says, also when sessions are in the database; then the copy is dropped.
+pub async fn copy_beside(
+    means: &Means<'_>,
+    request: &Request<'_>,
+    clock: fn() -> DateTime<Utc>,
+) -> Result<Prepared, JobError> {
+    let marker = new_marker();
+    let work = copy_as(means, request, &marker, clock);
+    let copied = until_stalled(means.progress, request.stall_timeout, "copy the database", work).await;
+    or_drop(means, request, &marker, copied).await
+}
+
+async fn copy_as(
+    means: &Means<'_>,
+    request: &Request<'_>,
+    marker: &str,
+    clock: fn() -> DateTime<Utc>,
+) -> Result<Prepared, JobError> {
+    let source = Source { catalog: means.catalog, entry: request.entry, opener: means.opener };
+    let inventory = source.inventory().await?;
+    let mut session =
+        session::connect(&request.connection.with_database(session::MAINTENANCE_DATABASE)).await?;
+    let version_num = session::server_version_num(&mut session).await?;
+    session::work_under(&mut session, marker).await?;
+    let original = quoted(request.destination.name());
+    let create = |name: &str| copy_database(name, &original, version_num);
+    let making = Beside::create(means.ledger, &mut session, marker, clock(), create);
+    let beside = load::heartbeat(means.progress, making).await?;
+    let (rows, tables) = (request.entry.manifest.rows, request.entry.manifest.tables);
+    Ok(Prepared { session, beside, inventory, rows, tables, notes: Vec::new() })
+}
+
+fn new_marker() -> String {
+    format!("{LOADING}{}{}", layout::tail(rand::random()), layout::tail(rand::random()))
 }
 
 /// Gives what was prepared its name.
@@ -217,12 +259,13 @@ async fn prepare_as_planned(
 ) -> Result<Prepared, JobError> {
     let maintenance = request.connection.with_database(session::MAINTENANCE_DATABASE);
     let mut session = session::connect(&maintenance).await?;
-    let major = session::server_version_num(&mut session).await? / 10_000;
+    let version_num = session::server_version_num(&mut session).await?;
     let dumped_by = &request.entry.manifest.pg_dump_version;
-    let tools = Tools::find_reading(means.bin_directory, means.path, major, dumped_by).await?;
+    let tools = Tools::find_reading(means.bin_directory, means.path, version_num / 10_000, dumped_by).await?;
     session::work_under(&mut session, marker).await?;
     make_roles(source, &plan, &mut session).await?;
-    let beside = Beside::create(means.ledger, &inventory, &mut session, marker, clock()).await?;
+    let create = |name: &str| create_database(name, &inventory.properties, version_num);
+    let beside = Beside::create(means.ledger, &mut session, marker, clock(), create).await?;
     let (loaded, proven) = load_and_prove(means, request, source, &inventory, &tools, &beside).await?;
     if !proven.problems.is_empty() {
         return Err(JobError::NotProven {
@@ -315,12 +358,13 @@ pub(crate) struct Beside {
 }
 
 impl Beside {
+    /// Makes the database with the statement that `create` gives for its quoted name.
     async fn create(
         ledger: &Ledger,
-        inventory: &Inventory,
         session: &mut PgConnection,
         marker: &str,
         now: DateTime<Utc>,
+        create: impl FnOnce(&str) -> String,
     ) -> Result<Self, JobError> {
         let name = format!("belay_restore_{}", layout::tail(rand::random()));
         let system_identifier = describe::identity(session).await?.1.unwrap_or_default();
@@ -335,12 +379,7 @@ impl Beside {
                 started_at: now,
             })
             .await?;
-        let create = create_database(
-            &quoted(&name),
-            &inventory.properties,
-            session::server_version_num(session).await?,
-        );
-        session::run(session, "create the database to restore into", create).await?;
+        session::run(session, "create the database to restore into", create(&quoted(&name))).await?;
         let comment = format!("COMMENT ON DATABASE {} IS {}", quoted(&name), literal(&marker));
         session::run(session, "mark the database to restore into", comment).await?;
         if let Some(oid) = describe::database_oid(session, &name).await? {

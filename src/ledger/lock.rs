@@ -17,7 +17,7 @@ use crate::rules::layout::encode_segment;
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
     /// Another job holds it.
-    #[error("lock {name}: held by {}", holders_text(.holders))]
+    #[error("lock {name}: another run holds it ({})", holders_text(.holders))]
     Busy {
         /// The lock.
         name: String,
@@ -191,7 +191,10 @@ mod tests {
         let name = LockName::database("app");
         let held = StateLock::exclusive(state.path(), &name).unwrap();
         let error = StateLock::exclusive(state.path(), &name).unwrap_err();
-        assert_eq!(error.to_string(), format!("lock database app: held by process {}", std::process::id()));
+        assert_eq!(
+            error.to_string(),
+            format!("lock database app: another run holds it (process {})", std::process::id())
+        );
         drop(held);
         let _again = StateLock::exclusive(state.path(), &name).unwrap();
     }

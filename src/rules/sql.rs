@@ -60,6 +60,14 @@ pub fn create_database(target: &str, properties: &DatabaseProperties, server_ver
     sql
 }
 
+/// `CREATE DATABASE` as a copy of `original`; both are quoted already.
+///
+/// From 15 on the files themselves are copied: the other way writes all of it into the log.
+pub fn copy_database(target: &str, original: &str, server_version_num: u32) -> String {
+    let strategy = if server_version_num >= 150_000 { " STRATEGY FILE_COPY" } else { "" };
+    format!("CREATE DATABASE {target} TEMPLATE {original}{strategy}")
+}
+
 /// The statements that give `target` (quoted already) its owner, rights, settings and comment,
 /// in an order in which each may be run, one per element; all may share one transaction.
 pub fn database_properties(target: &str, properties: &DatabaseProperties) -> Vec<String> {

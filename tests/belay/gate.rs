@@ -4,6 +4,7 @@
 
 mod death;
 mod foreign;
+mod local_copy;
 mod outcomes;
 mod pauses;
 mod premises;

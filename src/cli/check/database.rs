@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::Findings;
+use super::{Findings, gate};
 use crate::cli::host::databases_of;
 use crate::cli::report::Failure;
 use crate::postgres::rights::{MissingRights, missing_rights};
@@ -56,6 +56,7 @@ async fn check_one(
     if let Some(missing) = findings.take(subject, missing) {
         report_missing(subject, &missing, findings);
     }
+    gate::check(subject, database, settings, version, &mut session, findings).await;
     Some(major)
 }
 

@@ -7,7 +7,7 @@ use super::facts::{Armed, Rehearsal, TakenSnapshot};
 use super::window::Committed;
 use super::{JobError, Walk};
 use crate::catalog::Entry;
-use crate::fence::{self, Context, Ours, Undo};
+use crate::fence::{self, Context, FenceError, Ours, Undo};
 use crate::jobs::{snapshot, verify};
 use crate::postgres::session::{self, column, rows};
 use crate::postgres::wal;
@@ -52,7 +52,9 @@ impl Walk<'_> {
     /// Raises every fence, each written down before, and sees to it that nobody is left.
     pub(super) async fn raise_fences(&mut self) -> Result<Outcome, JobError> {
         if self.facts.order.is_none() {
-            self.facts.notes.push("nobody is kept out: an automatic restore is off".into());
+            if self.facts.rehearsal != Rehearsal::Only {
+                self.facts.notes.push("nobody is kept out: an automatic restore is off".into());
+            }
             return Ok(Outcome::Passed);
         }
         let (ledger, run) = (self.means.ledger, self.request.id.clone());
@@ -61,10 +63,11 @@ impl Walk<'_> {
         let raised = self
             .with_fence_context(async |context| {
                 for fence in gate.fences.iter().filter(|_| !stand_already) {
-                    let undo = fence::look(fence, context).await?;
+                    let named = |error| not_raised(&fence.name, &error);
+                    let undo = fence::look(fence, context).await.map_err(named)?;
                     let text = undo_text(&GateUndo::Fence(undo.clone()));
                     ledger.record_fence(&run, &text).await?;
-                    fence::raise(fence, &undo, context).await?;
+                    fence::raise(fence, &undo, context).await.map_err(named)?;
                 }
                 Ok::<_, JobError>(fence::empty(context, gate.sessions, OUR_SESSIONS).await?)
             })
@@ -225,6 +228,7 @@ impl Walk<'_> {
         let before = self.look(&server.tools).take().await?;
         let answers = self.answers().await?;
         let has_own_mark = self.has_own_mark().await?;
+        self.make_local_copy().await?;
         let lsn = self.lsn().await?;
         let committed = self.committed_since_snapshot(lsn).await?;
         self.facts.armed = Some(Armed { lsn, before, answers, has_own_mark });
@@ -289,6 +293,11 @@ const MOST_SNAPSHOTS: u32 = 2;
 
 fn environment_user(walk: &Walk<'_>) -> String {
     super::connection_of(walk.means.database, walk.means.gate).user
+}
+
+fn not_raised(fence: &str, error: &FenceError) -> JobError {
+    let reason = format!("fence {fence}: {}", super::in_a_sentence(error));
+    JobError::Refused { action: format!("raise fence {fence}"), reasons: vec![reason] }
 }
 
 /// The text of an undo in the ledger.

@@ -4,14 +4,16 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use secrecy::{ExposeSecret as _, SecretString};
+use sqlx::postgres::PgConnection;
 
 use super::sessions::Watch;
 use super::{JobError, Stopwatch, Walk, connection_of};
 use crate::command::{self, CommandLine};
-use crate::fence::{Ours, end_sessions};
+use crate::postgres::session::{self, rows};
 use crate::rules::classify::Exit;
 use crate::rules::gate::{Outcome, Verdict};
 use crate::rules::mask::{CapturedOutput, Mask, MaskedLines};
+use crate::rules::sql::literal;
 use crate::settings::Connection;
 
 /// How long the processes of a run may take to end.
@@ -94,16 +96,13 @@ impl Walk<'_> {
             return Ok(Outcome::Refused(Verdict::Unknown));
         }
         let mut session = self.maintenance_session().await?;
-        let name = &self.means.database.connection.database;
+        // No process of the run lives: whoever comes from now on is somebody else.
+        let last_moment: String =
+            session::answer(&mut session, "the time", "SELECT clock_timestamp()").await?;
         let deadline = tokio::time::Instant::now() + self.means.gate.settle_timeout;
         let mut quiet_looks = 0;
         while quiet_looks < QUIET_LOOKS {
-            let told = if self.facts.order.is_some() {
-                // Nobody else is to be there.
-                end_sessions(&mut session, name, Ours { applications: &["belay"], roles: &[] }).await?.len()
-            } else {
-                self.end_own_sessions(&mut session).await?
-            };
+            let told = self.end_own_sessions(&mut session, &last_moment).await?;
             quiet_looks = if told == 0 { quiet_looks + 1 } else { 0 };
             if told > 0 && tokio::time::Instant::now() >= deadline {
                 self.facts.reasons.push(format!("{told} sessions of the run do not end"));
@@ -115,21 +114,31 @@ impl Walk<'_> {
         Ok(Outcome::Passed)
     }
 
-    /// Ends the sessions that are known to be the run's, among those of an application that lives.
-    async fn end_own_sessions(&self, session: &mut sqlx::PgConnection) -> Result<usize, JobError> {
-        use crate::postgres::session::rows;
-        use crate::rules::sql::literal;
-        let role = self
-            .means
-            .gate
-            .role
-            .as_ref()
-            .map_or("false".into(), |role| format!("usename = {}", literal(&role.name)));
+    /// Ends the sessions that are or may be the run's: where writers are kept out, all that began
+    /// until `last_moment`; among those of an application that lives, the ones that are known.
+    async fn end_own_sessions(
+        &self,
+        session: &mut PgConnection,
+        last_moment: &str,
+    ) -> Result<usize, JobError> {
+        let role = self.means.gate.role.as_ref();
+        let is_of_run = match (self.facts.order, role) {
+            (Some(_), _) => "true".to_owned(),
+            (None, None) => {
+                format!("application_name = {}", literal(&super::application_name(&self.request.id)))
+            }
+            (None, Some(role)) => format!(
+                "(application_name = {} OR usename = {})",
+                literal(&super::application_name(&self.request.id)),
+                literal(&role.name)
+            ),
+        };
         let sql = format!(
             "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity \
-             WHERE datname = {} AND (application_name = {} OR {role})",
+             WHERE datname = {} AND backend_type = 'client backend' AND application_name <> 'belay' \
+               AND pid <> pg_catalog.pg_backend_pid() AND backend_start <= {} AND {is_of_run}",
             literal(&self.means.database.connection.database),
-            literal(&super::application_name(&self.request.id))
+            literal(last_moment)
         );
         Ok(rows(session, "end the sessions of the run", sql).await?.len())
     }

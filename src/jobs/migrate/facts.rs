@@ -69,6 +69,8 @@ pub struct Facts {
     pub foreign: Option<String>,
     /// Why it cannot be known what others committed.
     pub foreign_unknown: Option<String>,
+    /// The failed database lets nobody in, and nothing of others was committed before that.
+    pub is_closed: bool,
     /// What differs between before and after, each as a sentence.
     pub changes: Vec<String>,
     /// The checks.

@@ -2,7 +2,7 @@
 //!
 //! While it runs, the database itself lets nobody in where writers are kept out anyway: a command
 //! that takes its connection from elsewhere than its environment fails, instead of migrating what
-//! was not to be touched.
+//! was not to be touched. Where writers are not kept out, such a command is only noticed.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
@@ -15,6 +15,7 @@ use secrecy::SecretString;
 use super::during::{Recorded, mask_of};
 use super::facts::{Rehearsal, RehearsalFacts};
 use super::fingerprint::Look;
+use super::sessions::Watch;
 use super::{JobError, Stopwatch, Walk, connection_of};
 use crate::postgres::session::{self, column, rows};
 use crate::rules::classify::{Exit, Expected};
@@ -35,14 +36,21 @@ impl Walk<'_> {
             self.facts.reasons.push("there is no scratch copy to rehearse on".into());
             return Ok(Outcome::Refused(Verdict::RehearsalFailed));
         };
-        let closed = if self.is_fenced() { self.close_database().await? } else { None };
-        let rehearsed = self.rehearse_on(&copy.connection).await;
-        if let Some(closed) = closed {
-            self.reopen(closed).await?;
+        if self.is_fenced() {
+            self.close_database().await?;
         }
-        self.relations = None;
+        let watch = Watch::of(self);
+        let rehearsed = tokio::select! {
+            rehearsed = self.rehearse_on(&copy.connection) => rehearsed,
+            () = watch.keep_on() => unreachable!("the watch goes on until it is dropped"),
+        };
+        self.reopen_if_closed().await?;
         copy.remove().await?;
-        let problems = rehearsed?;
+        let mut problems = rehearsed?;
+        let (has_strayed, _) = watch.into_seen(&self.means.database.connection.user);
+        if has_strayed {
+            problems.push("the command connected to the database itself: it takes its address from elsewhere than its environment".into());
+        }
         if !problems.is_empty() {
             self.facts.reasons.extend(problems.into_iter().map(|problem| format!("rehearsal: {problem}")));
             return Ok(Outcome::Refused(Verdict::RehearsalFailed));

@@ -7,20 +7,26 @@ use crate::catalog::Pin;
 use crate::fence;
 use crate::jobs::load::RestoreErrors;
 use crate::jobs::prove::Proof;
-use crate::jobs::restore::{self, Destination, Request, recover};
-use crate::ledger::RaisedFence;
+use crate::jobs::restore::{self, Destination, Prepared, Request, recover};
 use crate::postgres::{describe, session, wal};
 use crate::rules::gate::{Outcome, Verdict};
 use crate::rules::sql::{literal, quoted};
-use crate::settings::Consistency;
+use crate::settings::{Consistency, LocalCopy};
 
 impl Walk<'_> {
-    /// Loads the snapshot beside the failed database, unless something speaks against it.
+    /// Closes the failed database, makes sure that nothing of others is in it, and loads the
+    /// snapshot beside it.
+    ///
+    /// It stays closed until the swap: what was looked at stays so, and no log of the time of a
+    /// long load needs to be kept.
     pub(super) async fn prepare_restore(&mut self) -> Result<Outcome, JobError> {
         if self.entry.is_none() {
             self.entry = self.find_entry().await?;
         }
         self.prepared = None;
+        if let Some(copy) = self.local_copy.take() {
+            return self.prepare_local_copy(copy).await;
+        }
         recover::settle_own(self.means.ledger, &self.means.database.connection).await?;
         let is_by_operator = self.position.verdict == Some(Verdict::RestoredByOperator);
         let mut reasons = self.what_has_changed().await?;
@@ -31,12 +37,76 @@ impl Walk<'_> {
             reasons.push("there is no snapshot, or no identity to open it".into());
             return Ok(self.refuse_restore(reasons));
         };
+        if reasons.is_empty() {
+            reasons.extend(self.close_for_good(is_by_operator).await?);
+        }
         if !reasons.is_empty() {
             return Ok(self.refuse_restore(reasons));
         }
         let means = self.restore_means(opener);
         self.prepared = Some(restore::prepare(&means, &self.restore_request(&entry), self.clock).await?);
         Ok(Outcome::Passed)
+    }
+
+    /// Makes ready the copy that the server made before the command ran: nothing is to be loaded.
+    async fn prepare_local_copy(&mut self, copy: Prepared) -> Result<Outcome, JobError> {
+        let mut reasons = self.what_has_changed().await?;
+        reasons.extend(self.what_would_be_lost());
+        if reasons.is_empty() {
+            reasons.extend(self.close_for_good(false).await?);
+        }
+        if reasons.is_empty() {
+            self.prepared = Some(copy);
+            return Ok(Outcome::Passed);
+        }
+        self.local_copy = Some(copy);
+        self.drop_local_copy().await?;
+        Ok(self.refuse_restore(reasons))
+    }
+
+    /// Has the server copy the database while nobody writes to it, if the settings ask for it.
+    pub(super) async fn make_local_copy(&mut self) -> Result<(), JobError> {
+        let (Some(entry), Some(opener)) = (self.entry.clone(), self.means.opener) else { return Ok(()) };
+        if self.means.gate.local_copy == LocalCopy::None || !self.is_fenced() {
+            return Ok(());
+        }
+        self.drop_local_copy().await?;
+        let means = self.restore_means(opener);
+        self.local_copy =
+            Some(restore::copy_beside(&means, &self.restore_request(&entry), self.clock).await?);
+        Ok(())
+    }
+
+    /// Drops the copy that the server made, if it was not needed.
+    pub(super) async fn drop_local_copy(&mut self) -> Result<(), JobError> {
+        let (Some(copy), Some(entry), Some(opener)) =
+            (self.local_copy.take(), self.entry.clone(), self.means.opener)
+        else {
+            return Ok(());
+        };
+        restore::abandon(&self.restore_means(opener), &self.restore_request(&entry), copy).await
+    }
+
+    /// Closes the database, and says what others committed before that; nothing to do where an
+    /// earlier attempt has done it and nobody was let in since.
+    async fn close_for_good(&mut self, is_by_operator: bool) -> Result<Option<String>, JobError> {
+        if self.facts.is_closed && !self.lets_in().await? {
+            return Ok(None);
+        }
+        self.reopen_if_closed().await?;
+        self.close_database().await?;
+        let late = if is_by_operator { None } else { self.committed_late().await? };
+        self.facts.is_closed = late.is_none();
+        self.note_facts().await?;
+        Ok(late)
+    }
+
+    async fn lets_in(&self) -> Result<bool, JobError> {
+        let name = literal(&self.means.database.connection.database);
+        let sql =
+            format!("SELECT datallowconn AS lets_in FROM pg_catalog.pg_database WHERE datname = {name}");
+        let found = session::rows(&mut self.maintenance_session().await?, "look who is let in", sql).await?;
+        Ok(found.first().map(|row| session::column(row, "lets_in")).transpose()?.unwrap_or(true))
     }
 
     fn refuse_restore(&mut self, reasons: Vec<String>) -> Outcome {
@@ -77,8 +147,13 @@ impl Walk<'_> {
         let Some(before) = &self.facts.identity else {
             return Ok(vec!["the database was never looked at".into()]);
         };
-        let mut own = session::connect(&self.means.database.connection).await?;
-        let (oid, system_identifier) = describe::identity(&mut own).await?;
+        // Of the maintenance database: the database itself may let nobody in.
+        let mut session = self.maintenance_session().await?;
+        let (_, system_identifier) = describe::identity(&mut session).await?;
+        let name = &self.means.database.connection.database;
+        let Some(oid) = describe::database_oid(&mut session, name).await? else {
+            return Ok(vec![format!("there is no database {name} any more")]);
+        };
         let mut reasons = Vec::new();
         if oid != before.oid {
             reasons.push(format!("the database has OID {oid}, it had {} when the run began", before.oid));
@@ -86,7 +161,7 @@ impl Walk<'_> {
         if system_identifier != before.system_identifier {
             reasons.push("the cluster is another one than when the run began".into());
         }
-        let timeline = wal::timeline(&mut own).await?;
+        let timeline = wal::timeline(&mut session).await?;
         if timeline != before.timeline {
             reasons.push(format!(
                 "the cluster is on timeline {timeline}, it was on {} when the run began",
@@ -114,38 +189,19 @@ impl Walk<'_> {
         reasons
     }
 
-    /// Closes the failed database, looks once more for commits of others, and swaps.
+    /// Gives the restored database the name.
     pub(super) async fn swap(&mut self) -> Result<Outcome, JobError> {
-        if self.prepared.is_none() {
-            // Another process had prepared it, or this one lost the server in the act.
-            return Ok(if self.has_swapped().await? { Outcome::Passed } else { Outcome::Stale });
-        }
-        let closed = self.close_database().await?;
-        let swapped = self.swap_closed().await;
-        if let (Some(closed), false) = (closed, matches!(swapped, Ok(Outcome::Passed))) {
-            self.reopen(closed).await?;
-        }
-        swapped
-    }
-
-    async fn swap_closed(&mut self) -> Result<Outcome, JobError> {
         let (Some(prepared), Some(entry), Some(opener)) =
             (self.prepared.take(), self.entry.clone(), self.means.opener)
         else {
-            return Ok(Outcome::Stale);
+            // Another process had prepared it, or this one lost the server in the act.
+            return Ok(if self.has_swapped().await? { Outcome::Passed } else { Outcome::Stale });
         };
-        let is_by_operator = self.position.verdict == Some(Verdict::RestoredByOperator);
-        let late = if is_by_operator { None } else { self.committed_late().await? };
         let means = self.restore_means(opener);
-        let request = self.restore_request(&entry);
-        if let Some(late) = late {
-            restore::abandon(&means, &request, prepared).await?;
-            return Ok(self.refuse_restore(vec![late]));
-        }
-        let restored = restore::finish(&means, &request, prepared, self.clock).await?;
-        self.open_kept(restored.previous_kept_as.as_deref()).await?;
+        let restored = restore::finish(&means, &self.restore_request(&entry), prepared, self.clock).await?;
         self.facts.kept_as = restored.previous_kept_as;
         self.facts.notes.extend(restored.notes);
+        self.reopen_if_closed().await?;
         Ok(Outcome::Passed)
     }
 
@@ -159,20 +215,19 @@ impl Walk<'_> {
         if oid.is_none_or(|oid| oid == before.oid) {
             return Ok(false);
         }
-        let kept_as = describe::database_name(&mut session, before.oid).await?;
-        self.open_kept(kept_as.as_deref()).await?;
-        self.facts.kept_as = kept_as;
+        self.facts.kept_as = describe::database_name(&mut session, before.oid).await?;
+        self.reopen_if_closed().await?;
         Ok(true)
     }
 
-    /// Lets nobody into the database, superusers included, and ends who is in it. What it returns
-    /// says how that is undone; it is written down before.
-    pub(super) async fn close_database(&mut self) -> Result<Option<RaisedFence>, JobError> {
-        let Some(identity) = self.facts.identity.clone() else { return Ok(None) };
+    /// Lets nobody into the database, superusers included, and ends who is in it; how that is undone
+    /// is written down before.
+    pub(super) async fn close_database(&mut self) -> Result<(), JobError> {
+        let Some(identity) = self.facts.identity.clone() else { return Ok(()) };
         // What a relfilenode belongs to can be asked only while somebody is let in.
         self.relations = Some(self.read_relations().await?);
         let undo = undo_text(&GateUndo::Connections(identity.oid));
-        let closed = self.means.ledger.record_fence(&self.request.id, &undo).await?;
+        self.means.ledger.record_fence(&self.request.id, &undo).await?;
         let name = &self.means.database.connection.database;
         let mut session = self.maintenance_session().await?;
         set_connections(&mut session, name, "false").await?;
@@ -181,16 +236,22 @@ impl Walk<'_> {
             literal(name)
         );
         session::rows(&mut session, "end the sessions of the database", end).await?;
-        Ok(Some(closed))
+        Ok(())
     }
 
-    /// Undoes [`Self::close_database`].
-    pub(super) async fn reopen(&mut self, closed: RaisedFence) -> Result<(), JobError> {
-        if let Some(identity) = self.facts.identity.clone() {
-            self.undo(&GateUndo::Connections(identity.oid)).await?;
+    /// Undoes [`Self::close_database`], whatever the database is called now: operators look into
+    /// a failed one.
+    pub(super) async fn reopen_if_closed(&mut self) -> Result<(), JobError> {
+        for fence in self.means.ledger.standing_fences(&self.request.id).await? {
+            if let Ok(undo @ GateUndo::Connections(_)) = serde_json::from_str(&fence.undo) {
+                self.undo(&undo).await?;
+                let now = (self.clock)();
+                self.means.ledger.fence_released(&self.request.id, fence.ordinal, now).await?;
+            }
         }
-        let now = (self.clock)();
-        Ok(self.means.ledger.fence_released(&self.request.id, closed.ordinal, now).await?)
+        self.relations = None;
+        self.facts.is_closed = false;
+        Ok(())
     }
 
     /// What was committed between the end of the run and now.
@@ -208,15 +269,13 @@ impl Walk<'_> {
         })
     }
 
-    /// Lets operators look into the failed database.
-    async fn open_kept(&self, kept_as: Option<&str>) -> Result<(), JobError> {
-        let Some(name) = kept_as else { return Ok(()) };
-        set_connections(&mut self.maintenance_session().await?, name, "true").await
-    }
-
     /// Lets everybody in again: every fence that stands, the last raised first.
     pub(super) async fn release(&mut self) -> Result<Outcome, JobError> {
         self.drop_copy().await;
+        if let Err(error) = self.drop_local_copy().await {
+            // The next run drops it; nobody is to be kept out for that.
+            self.facts.notes.push(super::in_a_sentence(&error));
+        }
         let (ledger, run, clock) = (self.means.ledger, self.request.id.clone(), self.clock);
         let standing = ledger.standing_fences(&run).await?;
         let mut failures = Vec::new();
@@ -254,17 +313,10 @@ impl Walk<'_> {
     }
 
     /// Keeps the snapshot of a held run from retention, until an operator has decided.
-    pub(super) async fn pin_snapshot(&self) {
-        let Ok(Some(entry)) = self.find_entry().await else { return };
+    pub(super) async fn pin_snapshot(&self) -> Result<(), JobError> {
+        let Some(entry) = self.find_entry().await? else { return Ok(()) };
         let pin = Pin { at: (self.clock)(), reason: pin_reason(&self.request.id) };
-        // A run that is held is told in every way there is; a store that is full must not hide it.
-        if let Err(error) = self.means.catalog.pin(&entry.home, &pin).await {
-            tracing::warn!(
-                run = self.request.id,
-                error = super::in_a_sentence(&error),
-                "snapshot is not pinned"
-            );
-        }
+        Ok(self.means.catalog.pin(&entry.home, &pin).await?)
     }
 }
 

@@ -104,7 +104,7 @@ fn a_commit_while_a_check_runs_is_not_undone() {
 }
 
 #[test]
-fn a_commit_while_the_snapshot_is_loaded_is_not_undone() {
+fn nobody_can_commit_while_the_snapshot_is_loaded() {
     let site = Site::with_gate("");
     let programs = Programs::of(&site.cluster);
     let pause = site.pauses.shell("load");
@@ -113,11 +113,14 @@ fn a_commit_while_the_snapshot_is_loaded_is_not_undone() {
     site.pauses.stop_at("load");
     let mut running = site.begin(&[], &failing(&site.pauses));
     running.wait_at(&site.pauses, "load");
-    site.cluster.psql("app", TWO_USERS);
+    let stranger = site.cluster.client("psql").args(["-d", "app", "-c", TWO_USERS]).output().unwrap();
+    assert!(!stranger.status.success());
+    let said = String::from_utf8_lossy(&stranger.stderr);
+    assert!(said.contains("not currently accepting connections"), "{said}");
     site.pauses.go_on();
     let ran = running.ran();
-    site.assert_held(&ran);
-    assert_two_users(&site);
+    ran.assert_ended(21, "restored");
+    site.assert_restored(&ran);
 }
 
 /// A session of somebody else that waits inside of a transaction.
