@@ -4,6 +4,7 @@ use chrono::TimeDelta;
 use tempfile::TempDir;
 
 use super::*;
+use crate::rules::gate::{Phase, Position, Verdict};
 
 fn at(seconds: i64) -> DateTime<Utc> {
     DateTime::from_timestamp_millis(1_795_000_000_123).unwrap() + TimeDelta::seconds(seconds)
@@ -208,7 +209,7 @@ async fn a_newer_ledger_is_refused_and_not_touched() {
     ledger.close().await;
     let before = std::fs::read(&path).unwrap();
     let error = Ledger::open(&path).await.unwrap_err();
-    assert!(matches!(error, LedgerError::Newer { found: 99, known: 1, .. }), "{error}");
+    assert!(matches!(error, LedgerError::Newer { found: 99, known: 2, .. }), "{error}");
     assert_eq!(std::fs::read(&path).unwrap(), before);
 }
 
@@ -277,4 +278,81 @@ async fn several_openers_create_one_ledger_and_all_write() {
     let jobs = Ledger::open(&path).await.unwrap().recent_jobs(None, 1_000).await.unwrap();
     assert_eq!(jobs.len(), 100);
     assert!(jobs.iter().all(|job| job.end.is_some()));
+}
+
+async fn a_run(ledger: &Ledger, id: &str) {
+    let command = ["alembic".to_owned(), "upgrade".into(), "head".into()];
+    let run = NewRun { id, database: "app", command: &command, started_at: at(0) };
+    ledger.begin_run(&run).await.unwrap();
+}
+
+fn standing(phase: Phase, verdict: Option<Verdict>) -> Position {
+    Position { phase, verdict }
+}
+
+#[tokio::test]
+async fn a_run_is_open_until_a_terminal_phase() {
+    let (_state, ledger) = a_ledger().await;
+    a_run(&ledger, "r-1").await;
+    ledger.enter_phase("r-1", standing(Phase::Migrating, None), r#"{"a":1}"#, at(1)).await.unwrap();
+    let open = ledger.open_runs().await.unwrap();
+    assert_eq!(open.len(), 1);
+    assert_eq!((open[0].position.phase, open[0].facts.as_str()), (Phase::Migrating, r#"{"a":1}"#));
+    assert_eq!(open[0].command, ["alembic", "upgrade", "head"]);
+    assert!(open[0].process.is_alive());
+
+    let held = standing(Phase::Held, Some(Verdict::RestoreRefused));
+    ledger.enter_phase("r-1", held, "{}", at(2)).await.unwrap();
+    assert_eq!(ledger.open_runs().await.unwrap(), []);
+    let run = ledger.run("r-1").await.unwrap().unwrap();
+    assert_eq!((run.position, run.ended_at), (held, Some(at(2))));
+
+    // An operator decides: it is walked again.
+    ledger.enter_phase("r-1", standing(Phase::Releasing, None), "{}", at(3)).await.unwrap();
+    assert_eq!(ledger.open_runs().await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn the_journal_tells_which_phase_a_death_cut_short() {
+    let (_state, ledger) = a_ledger().await;
+    a_run(&ledger, "r-1").await;
+    ledger.enter_phase("r-1", standing(Phase::Preflight, None), "{}", at(1)).await.unwrap();
+    ledger.leave_phase("r-1", "passed", at(2)).await.unwrap();
+    ledger.enter_phase("r-1", standing(Phase::Fencing, None), "{}", at(3)).await.unwrap();
+    let journal = ledger.journal("r-1").await.unwrap();
+    let told: Vec<_> =
+        journal.iter().map(|entry| (entry.phase, entry.ended_at, entry.outcome.as_deref())).collect();
+    assert_eq!(told, [(Phase::Preflight, Some(at(2)), Some("passed")), (Phase::Fencing, None, None)]);
+}
+
+#[tokio::test]
+async fn fences_stand_until_they_are_released_the_last_first() {
+    let (_state, ledger) = a_ledger().await;
+    a_run(&ledger, "r-1").await;
+    for undo in ["one", "two", "three"] {
+        ledger.record_fence("r-1", undo).await.unwrap();
+    }
+    let standing = ledger.standing_fences("r-1").await.unwrap();
+    assert_eq!(standing.iter().map(|fence| fence.undo.as_str()).collect::<Vec<_>>(), ["three", "two", "one"]);
+    ledger.fence_released("r-1", standing[1].ordinal, at(1)).await.unwrap();
+    let standing = ledger.standing_fences("r-1").await.unwrap();
+    assert_eq!(standing.iter().map(|fence| fence.undo.as_str()).collect::<Vec<_>>(), ["three", "one"]);
+    assert_eq!(ledger.standing_fences("r-2").await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_ledger_of_the_first_version_learns_of_runs() {
+    let (_state, path) = a_place();
+    let ledger = Ledger::open(&path).await.unwrap();
+    ledger.begin_job(JobKind::Snapshot, Some("app"), at(0)).await.unwrap();
+    run(
+        &ledger,
+        "DROP TABLE gate_fences; DROP TABLE gate_phases; DROP TABLE gate_runs; PRAGMA user_version = 1",
+    )
+    .await;
+    ledger.close().await;
+    let ledger = Ledger::open(&path).await.unwrap();
+    a_run(&ledger, "r-1").await;
+    assert_eq!(ledger.recent_runs(Some("app"), 5).await.unwrap().len(), 1);
+    assert_eq!(ledger.recent_jobs(Some("app"), 5).await.unwrap().len(), 1);
 }

@@ -68,6 +68,14 @@ fn connect_error(to: &Connection, source: sqlx::Error) -> PostgresError {
     }
 }
 
+/// Ends a session and waits for the server to know.
+///
+/// # Errors
+/// As [`PostgresError::of_query`] sorts them.
+pub async fn close(session: PgConnection) -> Result<(), PostgresError> {
+    session.close().await.map_err(|source| PostgresError::of_query("end a session", source))
+}
+
 /// Runs statements that return nothing; `sql` is built by us, with names quoted.
 ///
 /// # Errors

@@ -5,6 +5,7 @@
 mod death;
 mod foreign;
 mod local_copy;
+mod long;
 mod outcomes;
 mod pauses;
 mod premises;

@@ -3,9 +3,10 @@
 use chrono::TimeDelta;
 use serde::{Deserialize, Serialize};
 
+use super::JobError;
 use super::facts::{Armed, Rehearsal, TakenSnapshot};
+use super::walk::{Walk, in_a_sentence};
 use super::window::Committed;
-use super::{JobError, Walk};
 use crate::catalog::Entry;
 use crate::fence::{self, Context, FenceError, Ours, Undo};
 use crate::jobs::{snapshot, verify};
@@ -229,6 +230,7 @@ impl Walk<'_> {
         let answers = self.answers().await?;
         let has_own_mark = self.has_own_mark().await?;
         self.make_local_copy().await?;
+        self.hold_log().await?;
         let lsn = self.lsn().await?;
         let committed = self.committed_since_snapshot(lsn).await?;
         self.facts.armed = Some(Armed { lsn, before, answers, has_own_mark });
@@ -296,7 +298,7 @@ fn environment_user(walk: &Walk<'_>) -> String {
 }
 
 fn not_raised(fence: &str, error: &FenceError) -> JobError {
-    let reason = format!("fence {fence}: {}", super::in_a_sentence(error));
+    let reason = format!("fence {fence}: {}", in_a_sentence(error));
     JobError::Refused { action: format!("raise fence {fence}"), reasons: vec![reason] }
 }
 

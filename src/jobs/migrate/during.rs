@@ -7,7 +7,8 @@ use secrecy::{ExposeSecret as _, SecretString};
 use sqlx::postgres::PgConnection;
 
 use super::sessions::Watch;
-use super::{JobError, Stopwatch, Walk, connection_of};
+use super::walk::{Walk, in_a_sentence, stopped};
+use super::{JobError, Stopwatch, connection_of};
 use crate::command::{self, CommandLine};
 use crate::postgres::session::{self, rows};
 use crate::rules::classify::Exit;
@@ -70,10 +71,11 @@ impl Walk<'_> {
         let mut stop = self.stop.clone();
         let take = |bytes: &[u8]| recorded.take(bytes);
         let line = self.command_line(&environment);
-        let running = line.run(&take, async { _ = super::stopped(&mut stop).await });
+        let running = line.run(&take, async { _ = stopped(&mut stop).await });
         let ended = tokio::select! {
             ended = running => ended,
             () = watch.keep_on() => unreachable!("the watch goes on until it is dropped"),
+            () = self.hold.guard_disk() => unreachable!("the guard goes on until it is dropped"),
         };
         let elapsed_ms = stopwatch.elapsed_ms();
         let (named, foreign) = watch.into_seen(&to.user);
@@ -81,7 +83,7 @@ impl Walk<'_> {
         self.facts.command_ms = elapsed_ms;
         (self.facts.has_named_sessions, self.facts.foreign_sessions) = (named, foreign);
         self.facts.exit = Some(ended.unwrap_or_else(|error| {
-            self.facts.reasons.push(super::in_a_sentence(&error));
+            self.facts.reasons.push(in_a_sentence(&error));
             Exit::Status(NOT_STARTED)
         }));
         Ok(Outcome::Passed)

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 
 use super::facts::CheckResult;
+use super::walk::Walk;
 use super::window::Committed;
-use super::{JobError, Walk, connection_of};
+use super::{JobError, connection_of};
 use crate::rules::classify::{self, Evidence, Exit, Expected, Rehearsed, Schema, Writes};
 use crate::rules::gate::{Decision, Outcome, Verdict};
 use crate::rules::wal::attribution;
@@ -21,6 +22,7 @@ impl Walk<'_> {
         let server = self.server().await?;
         let after = self.look(&server.tools).take().await?;
         let committed = self.committed_between(armed.lsn, settled_lsn).await?;
+        self.let_go_of_log().await;
         let mut writes = self.divide(committed, armed.has_own_mark);
         for table in armed.before.changed_unlogged(&after) {
             writes = Writes::Some(format!("rows of unlogged table {table}"));

@@ -1,7 +1,7 @@
 //! Before anything is touched: the lock, and everything that could stop the run or a restore.
 
-use super::Walk;
 use super::facts::{Identity, Pending, Rehearsal};
+use super::walk::{Walk, in_a_sentence};
 use crate::checkout::Checkout;
 use crate::command::CommandLine;
 use crate::jobs::JobError;
@@ -90,7 +90,7 @@ impl Walk<'_> {
             }
             Err(error) => {
                 // Alembic itself may read what we do not; then the rehearsal or the end tells.
-                self.facts.expected = Some(Expected::Unknown(super::in_a_sentence(&error)));
+                self.facts.expected = Some(Expected::Unknown(in_a_sentence(&error)));
                 return Ok(());
             }
         };

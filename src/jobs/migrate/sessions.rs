@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use super::Walk;
+use super::walk::Walk;
 use crate::fence::{Ours, SessionLeft, end_sessions, sessions_left};
 use crate::postgres::PostgresError;
 use crate::postgres::session;

@@ -1,8 +1,9 @@
 //! Putting the database back, and letting everybody in again.
 
+use super::JobError;
 use super::before::{GateUndo, undo_text};
+use super::walk::{Walk, in_a_sentence};
 use super::window::Committed;
-use super::{JobError, Walk};
 use crate::catalog::Pin;
 use crate::fence;
 use crate::jobs::load::RestoreErrors;
@@ -274,7 +275,7 @@ impl Walk<'_> {
         self.drop_copy().await;
         if let Err(error) = self.drop_local_copy().await {
             // The next run drops it; nobody is to be kept out for that.
-            self.facts.notes.push(super::in_a_sentence(&error));
+            self.facts.notes.push(in_a_sentence(&error));
         }
         let (ledger, run, clock) = (self.means.ledger, self.request.id.clone(), self.clock);
         let standing = ledger.standing_fences(&run).await?;
@@ -283,7 +284,7 @@ impl Walk<'_> {
             let undo: Result<GateUndo, _> = serde_json::from_str(&fence.undo);
             let released = match undo {
                 Err(error) => Err(error.to_string()),
-                Ok(undo) => self.undo(&undo).await.map_err(|error| super::in_a_sentence(&error)),
+                Ok(undo) => self.undo(&undo).await.map_err(|error| in_a_sentence(&error)),
             };
             match released {
                 Ok(()) => ledger.fence_released(&run, fence.ordinal, clock()).await?,

@@ -3,7 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{JobError, Walk};
+use super::JobError;
+use super::walk::Walk;
 use crate::postgres::session;
 use crate::postgres::wal::{self, Evidence};
 use crate::rules::wal::summary::{self, CommitSummary};
