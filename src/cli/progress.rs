@@ -21,27 +21,19 @@ pub async fn shown<T>(
     progress: &Arc<Progress>,
     work: impl Future<Output = T>,
 ) -> T {
-    if global.quiet {
-        return work.await;
+    if global.quiet || !std::io::stderr().is_terminal() {
+        return shown_in_lines(global, title, progress, work).await;
     }
     tokio::pin!(work);
-    if std::io::stderr().is_terminal() {
-        let bar = bar(global);
-        let done = loop {
-            tokio::select! {
-                done = &mut work => break done,
-                () = tokio::time::sleep(BAR_PAUSE) => draw(&bar, title, progress),
-            }
-        };
-        bar.finish_and_clear();
-        return done;
-    }
-    loop {
+    let bar = bar(global);
+    let done = loop {
         tokio::select! {
-            done = &mut work => return done,
-            () = tokio::time::sleep(LINE_PAUSE) => print_line(title, progress),
+            done = &mut work => break done,
+            () = tokio::time::sleep(BAR_PAUSE) => draw(&bar, title, progress),
         }
-    }
+    };
+    bar.finish_and_clear();
+    done
 }
 
 /// Runs `work`, with a line every few seconds while `progress` moves: for work that has others

@@ -73,6 +73,8 @@ pub struct Facts {
     pub is_closed: bool,
     /// What differs between before and after, each as a sentence.
     pub changes: Vec<String>,
+    /// Transactions that were prepared and are not ended.
+    pub prepared_transactions: Vec<String>,
     /// The checks.
     pub checks: Vec<CheckResult>,
     /// What the failed database is called now.

@@ -6,8 +6,10 @@ use super::facts::CheckResult;
 use super::walk::Walk;
 use super::window::Committed;
 use super::{JobError, connection_of};
+use crate::postgres::session::{column, rows};
 use crate::rules::classify::{self, Evidence, Exit, Expected, Rehearsed, Schema, Writes};
 use crate::rules::gate::{Decision, Outcome, Verdict};
+use crate::rules::sql::literal;
 use crate::rules::wal::attribution;
 use crate::rules::wal::summary::{self, CommitSummary};
 use crate::settings::{CheckKind, CheckSettings};
@@ -27,6 +29,10 @@ impl Walk<'_> {
         for table in armed.before.changed_unlogged(&after) {
             writes = Writes::Some(format!("rows of unlogged table {table}"));
         }
+        self.facts.prepared_transactions = self.prepared_transactions().await?;
+        if let Some(gid) = self.facts.prepared_transactions.first() {
+            writes = Writes::Some(format!("nothing yet of prepared transaction {gid}"));
+        }
         let evidence = Evidence {
             exit: self.facts.exit.clone().unwrap_or(Exit::Unseen),
             revisions_before: armed.before.revisions.clone(),
@@ -43,6 +49,16 @@ impl Walk<'_> {
         self.facts.reasons.extend(classified.reasons.iter().cloned());
         self.facts.classified = Some(classified);
         Ok(Outcome::Decided(decision))
+    }
+
+    /// Transactions that were prepared in the database and are neither committed nor rolled back;
+    /// before the run there were none, or nothing can be put back anyway.
+    async fn prepared_transactions(&self) -> Result<Vec<String>, JobError> {
+        let name = literal(&self.means.database.connection.database);
+        let sql =
+            format!("SELECT gid FROM pg_catalog.pg_prepared_xacts WHERE database = {name} ORDER BY prepared");
+        let found = rows(&mut self.maintenance_session().await?, "list prepared transactions", sql).await?;
+        Ok(found.iter().map(|row| column(row, "gid")).collect::<Result<_, _>>()?)
     }
 
     fn rehearsed_as(&self, schema_bag: &str) -> Rehearsed {
@@ -125,7 +141,7 @@ impl Walk<'_> {
         Ok(Outcome::Decided(classify::decide_checked(class, has_problems, self.policy())))
     }
 
-    /// Indexes that the run left invalid.
+    /// Indexes that the run left invalid, and transactions that it left open.
     fn left_overs(&mut self) -> Vec<String> {
         let (Some(armed), Some(after)) = (&self.facts.armed, &self.facts.after) else { return Vec::new() };
         let before = armed.before.invalid_indexes();
@@ -133,7 +149,10 @@ impl Walk<'_> {
         let not_valid = after.structures.difference(&armed.before.structures);
         let noted = not_valid.filter(|structure| structure.ends_with(" (not valid)"));
         self.facts.notes.extend(noted.map(|structure| format!("{structure} is yet to be validated")));
-        new.into_iter().map(|index| format!("{index} is invalid")).collect()
+        let prepared = self.facts.prepared_transactions.iter();
+        let prepared = prepared
+            .map(|gid| format!("transaction {gid} is prepared, and neither committed nor rolled back"));
+        new.into_iter().map(|index| format!("{index} is invalid")).chain(prepared).collect()
     }
 
     async fn run_check(&self, check: &CheckSettings, words: &[String]) -> Result<CheckResult, JobError> {

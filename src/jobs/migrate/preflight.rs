@@ -40,6 +40,8 @@ impl Walk<'_> {
         self.command_line(&[]).program()?;
         self.means.catalog.check_writer(self.means.signing)?;
         self.look_at_revisions().await?;
+        // A check that cannot be asked now could not be asked afterwards either.
+        self.answers().await?;
         reasons.extend(self.breaking_changes());
         reasons.extend(self.missing_key());
         if self.means.gate.on_failure == OnFailure::Restore {

@@ -200,3 +200,23 @@ fn settings_and_words_that_make_no_sense_are_told_before_anything_is_done() {
     assert_eq!(site.is_fenced(), None);
     site.assert_as_before();
 }
+
+#[test]
+fn a_check_that_cannot_be_asked_is_refused_before_anything_is_touched() {
+    let check = "[[gate.check]]\nname = \"users\"\nsql = \"SELECT count(*) FROM no_such_table\"\nexpect = \"unchanged\"\n";
+    let site = Site::with_gate(check);
+    let ran = site.migrate(&shell(&psql("ALTER TABLE users ADD age int")));
+    ran.assert_ended(10, "refused");
+    assert!(ran.reasons().contains("no_such_table"), "{}", ran.reasons());
+    site.assert_as_before();
+}
+
+#[test]
+fn a_transaction_that_the_migration_leaves_prepared_is_not_taken_for_nothing() {
+    let site = a_followed_site("");
+    let prepare = psql("BEGIN; UPDATE users SET name = 'half'; PREPARE TRANSACTION 'left'");
+    let ran = site.migrate(&shell(&format!("{prepare}exit 1")));
+    ran.assert_ended(22, "restore_refused");
+    assert!(ran.reasons().contains("left"), "{}", ran.reasons());
+    assert_eq!(site.cluster.psql("app", "SELECT gid FROM pg_prepared_xacts"), "left");
+}
