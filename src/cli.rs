@@ -148,21 +148,22 @@ impl Verb {
 /// [`Failure`], with the exit code and the hint that go with it.
 pub async fn run(cli: Cli, inputs: privileges::Inputs, stop: Stop) -> Result<Report, Failure> {
     let global = &cli.global;
+    // Each verb's future lies on the heap: together they are too much for a stack.
     match cli.verb {
-        Verb::Init(args) => init::run(global, args, inputs).await,
-        Verb::Check(args) => check::run(global, args).await,
-        Verb::Status(args) => status::run(global, args).await,
-        Verb::Snapshot(args) => snapshot::run(global, args).await,
-        Verb::List(args) => list::run(global, args).await,
-        Verb::Show(args) => show::run(global, args).await,
-        Verb::Verify(args) => verify::run(global, args, inputs).await,
-        Verb::Restore(args) => restore::run(global, args, inputs).await,
-        Verb::Retain(args) => retain::run(global, args).await,
-        Verb::Migrate(args) => migrate::run(global, args, inputs, stop).await,
-        Verb::Runs(verb) => runs::run(global, verb).await,
-        Verb::Pin(args) => pin::pin(global, args).await,
-        Verb::Unpin(args) => pin::unpin(global, args).await,
-        Verb::Key(verb) => key::run(global, verb, inputs).await,
+        Verb::Init(args) => Box::pin(init::run(global, args, inputs)).await,
+        Verb::Check(args) => Box::pin(check::run(global, args)).await,
+        Verb::Status(args) => Box::pin(status::run(global, args)).await,
+        Verb::Snapshot(args) => Box::pin(snapshot::run(global, args)).await,
+        Verb::List(args) => Box::pin(list::run(global, args)).await,
+        Verb::Show(args) => Box::pin(show::run(global, args)).await,
+        Verb::Verify(args) => Box::pin(verify::run(global, args, inputs)).await,
+        Verb::Restore(args) => Box::pin(restore::run(global, args, inputs)).await,
+        Verb::Retain(args) => Box::pin(retain::run(global, args)).await,
+        Verb::Migrate(args) => Box::pin(migrate::run(global, args, inputs, stop)).await,
+        Verb::Runs(verb) => Box::pin(runs::run(global, verb)).await,
+        Verb::Pin(args) => Box::pin(pin::pin(global, args)).await,
+        Verb::Unpin(args) => Box::pin(pin::unpin(global, args)).await,
+        Verb::Key(verb) => Box::pin(key::run(global, verb, inputs)).await,
         Verb::Completions(args) => manual::completions(&args),
         Verb::Man(args) => manual::man(&args),
     }

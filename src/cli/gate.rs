@@ -130,7 +130,7 @@ async fn resume_one(global: &Global, host: &Host, ledger: &Ledger, run: &GateRun
     let _locks = RunLocks::take(host, &run.database).map_err(Failure::of(&title))?;
     let ground = Ground::new(host, ledger, database_of(host, run)?)?;
     let means = ground.means(&|_| {}, &|_| {})?;
-    let work = migrate::resume(&means, run, clock::now);
+    let work = Box::pin(migrate::resume(&means, run, clock::now));
     shown_in_lines(global, &title, &ground.progress, work).await.map_err(Failure::of(&title))
 }
 

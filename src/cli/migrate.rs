@@ -71,7 +71,7 @@ pub async fn run(global: &Global, args: MigrateArgs, inputs: Inputs, stop: Stop)
     let pass_on = |bytes: &[u8]| _ = std::io::stderr().lock().write_all(bytes);
     let ground = Ground::new(&host, &ledger, database)?;
     let means = ground.means(&tell, &pass_on)?;
-    let work = migrate::migrate(&means, request, stop, clock::now);
+    let work = Box::pin(migrate::migrate(&means, request, stop, clock::now));
     let walked = shown_in_lines(global, &title, &ground.progress, work).await.map_err(Failure::of(&title))?;
     if let Walked::Suspended(error) = walked {
         let failure = Failure::of(&title)(error);

@@ -178,7 +178,7 @@ async fn resolve(
     let _locks = RunLocks::take(host, &run.database).map_err(Failure::of(&title))?;
     let ground = Ground::new(host, ledger, database_of(host, &run)?)?;
     let means = ground.means(&|_| {}, &|_| {})?;
-    let work = migrate::resolve(&means, &run, decision, clock::now);
+    let work = Box::pin(migrate::resolve(&means, &run, decision, clock::now));
     let walked = shown_in_lines(global, &title, &ground.progress, work).await.map_err(Failure::of(&title))?;
     if let Walked::Suspended(error) = walked {
         return Err(Failure::of(&title)(error));

@@ -154,21 +154,22 @@ impl<'a> Walk<'a> {
     }
 
     async fn act(&mut self) -> Result<Outcome, JobError> {
+        // On the heap, each by itself: the future of a run would hold room for all of them.
         match self.position.phase {
-            Phase::Requested => self.request_lock().await,
-            Phase::Preflight => self.preflight().await,
-            Phase::Fencing => self.raise_fences().await,
-            Phase::Snapshotting => self.take_snapshot().await,
-            Phase::Verifying => self.verify_snapshot().await,
-            Phase::Rehearsing => self.rehearse().await,
-            Phase::Armed => self.arm().await,
-            Phase::Migrating => self.run_command().await,
-            Phase::Settling => self.settle().await,
-            Phase::Classifying => self.classify().await,
-            Phase::Checking => self.check().await,
-            Phase::Restoring => self.prepare_restore().await,
-            Phase::Swapping => self.swap().await,
-            Phase::Releasing => self.release().await,
+            Phase::Requested => Box::pin(self.request_lock()).await,
+            Phase::Preflight => Box::pin(self.preflight()).await,
+            Phase::Fencing => Box::pin(self.raise_fences()).await,
+            Phase::Snapshotting => Box::pin(self.take_snapshot()).await,
+            Phase::Verifying => Box::pin(self.verify_snapshot()).await,
+            Phase::Rehearsing => Box::pin(self.rehearse()).await,
+            Phase::Armed => Box::pin(self.arm()).await,
+            Phase::Migrating => Box::pin(self.run_command()).await,
+            Phase::Settling => Box::pin(self.settle()).await,
+            Phase::Classifying => Box::pin(self.classify()).await,
+            Phase::Checking => Box::pin(self.check()).await,
+            Phase::Restoring => Box::pin(self.prepare_restore()).await,
+            Phase::Swapping => Box::pin(self.swap()).await,
+            Phase::Releasing => Box::pin(self.release()).await,
             Phase::Done | Phase::Held => Ok(Outcome::Passed),
         }
     }
