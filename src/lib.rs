@@ -57,8 +57,8 @@
 //! 4. Two digests per object: of the plain bytes, and of the bytes in the store.
 //! 5. Plain data never touches a disk of ours, but for the schema archive while restoring and the
 //!    scratch cluster, both under a 0700 directory that is emptied at start.
-//! 6. Retention never removes the newest verified snapshot, what is pinned, or what another kept
-//!    snapshot needs.
+//! 6. Retention never removes the newest verified snapshot, the newest of the deepest depth that any
+//!    was verified to, what is pinned, or what another kept snapshot needs.
 //! 7. A restore never overwrites: it loads beside, is proven, and takes the name in one
 //!    transaction. The previous database is kept until its expiry.
 //! 8. Memory is bounded by settings, not by the size of the database (one row is held whole).

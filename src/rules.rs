@@ -11,6 +11,7 @@ pub mod globals;
 pub mod layout;
 pub mod manifest;
 pub mod mask;
+pub mod proof;
 pub mod retention;
 pub mod signature;
 pub mod sql;

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::CatalogError;
 use crate::rules::layout::{SnapshotHome, SnapshotId};
 use crate::rules::manifest::{ChunkRecord, Depth, Manifest, Verification};
+use crate::rules::proof::{self, Fault};
 use crate::rules::retention::Candidate;
 use crate::store::ObjectInfo;
 
@@ -39,19 +40,14 @@ impl Entry {
         (self.manifest.taken_at, &self.manifest.id)
     }
 
-    /// The deepest, then newest, verification that found nothing wrong; those before the last
-    /// one that found something do not count.
+    /// What was proven of it, most deeply; none while something is known to be wrong with it.
     pub fn verified(&self) -> Option<&Verification> {
-        let last_failure = self.verifications.iter().filter(|v| !v.is_ok).map(|v| v.at).max();
-        self.verifications
-            .iter()
-            .filter(|v| v.is_ok && last_failure.is_none_or(|failed_at| v.at > failed_at))
-            .max_by_key(|v| (v.depth, v.at))
+        proof::proven(&self.verifications)
     }
 
-    /// The newest verification, when it found something wrong.
-    pub fn failure(&self) -> Option<&Verification> {
-        self.verifications.iter().max_by_key(|v| v.at).filter(|v| !v.is_ok)
+    /// What is known to be wrong with it.
+    pub fn failure(&self) -> Option<Fault> {
+        proof::standing_fault(&self.verifications)
     }
 
     /// The snapshot as retention looks at it.

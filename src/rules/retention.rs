@@ -8,6 +8,9 @@
 //! - Age is `now - taken_at`; a snapshot exactly `keep` old stays.
 //! - Age counts only where a newer verified snapshot exists, so a stalled or failing schedule
 //!   cannot empty the store.
+//! - What was verified gives way only to a newer snapshot that was verified at least as deeply. So
+//!   the newest of the deepest depth that any snapshot of the database was verified to stays at
+//!   any age: bytes that are whole are no proof that they restore.
 //! - The newest verified snapshot stays at any age, and so do the `min_verified` newest.
 //! - A snapshot that failed its verification never counts as verified.
 //! - What is pinned stays, and so does what is dated in the future, which never counts as newer.
@@ -32,7 +35,7 @@ pub struct Candidate {
     pub taken_at: DateTime<Utc>,
     /// The deepest verification that it passed, and when.
     pub verified: Option<(Depth, DateTime<Utc>)>,
-    /// Whether its newest verification of that depth found problems.
+    /// Whether something is known to be wrong with it.
     pub has_failed: bool,
     /// Whether an operator keeps it.
     pub is_pinned: bool,
@@ -42,6 +45,10 @@ impl Candidate {
     /// Whether it was proven good, and not found bad since.
     pub fn is_verified(&self) -> bool {
         self.verified.is_some() && !self.has_failed
+    }
+
+    fn verified_depth(&self) -> Option<Depth> {
+        self.verified.map(|(depth, _)| depth)
     }
 
     /// Its place in the order of snapshots; the id decides between two of one moment.
@@ -111,6 +118,8 @@ pub enum KeepReason {
     DatedInFuture,
     /// It is the newest verified snapshot of its database.
     NewestVerified,
+    /// It is the newest of its database that was verified to this depth, or a deeper one.
+    NewestOfDepth(Depth),
     /// It is among the newest verified ones, of which the policy keeps this many.
     VerifiedFloor(usize),
     /// It is not older than the policy's `keep`.
@@ -125,6 +134,7 @@ impl fmt::Display for KeepReason {
             Self::Pinned => f.write_str("pinned"),
             Self::DatedInFuture => f.write_str("dated in the future"),
             Self::NewestVerified => f.write_str("newest verified"),
+            Self::NewestOfDepth(depth) => write!(f, "newest verified to depth {}", depth.as_str()),
             Self::VerifiedFloor(count) => write!(f, "one of the {count} newest verified"),
             Self::Young(keep) => write!(f, "younger than {}", Span(*keep)),
             Self::NoNewerVerified => f.write_str("no newer verified snapshot exists"),
@@ -135,11 +145,11 @@ impl fmt::Display for KeepReason {
 /// Why a snapshot may go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RemoveReason {
-    /// It is older than the policy's `keep`, and a newer verified one exists.
+    /// It is older than the policy's `keep`, and a newer one was verified at least as deeply.
     OlderThan {
         /// The policy's `keep`.
         keep: TimeDelta,
-        /// The newest verified snapshot of the database.
+        /// The newest snapshot of the database that was.
         newest_verified: SnapshotId,
     },
 }
@@ -176,14 +186,18 @@ pub fn plan(candidates: &[Candidate], policy: &Policy, now: DateTime<Utc>) -> Re
 
 /// Decides on one snapshot; `verified` are those of its database, the newest first.
 fn decide(snapshot: &Candidate, verified: &[&Candidate], policy: &Policy, now: DateTime<Utc>) -> Decision {
+    let depth = if snapshot.is_verified() { snapshot.verified_depth() } else { None };
     let rank = verified.iter().position(|other| other.id == snapshot.id);
-    let newer = verified.first().filter(|newest| newest.order() > snapshot.order());
+    let as_deep = verified.iter().find(|other| other.verified_depth() >= depth);
+    let newer = as_deep.filter(|newest| newest.order() > snapshot.order());
     let reason = if snapshot.is_pinned {
         KeepReason::Pinned
     } else if snapshot.taken_at > now {
         KeepReason::DatedInFuture
     } else if rank == Some(0) {
         KeepReason::NewestVerified
+    } else if let (None, Some(depth)) = (newer, depth) {
+        KeepReason::NewestOfDepth(depth)
     } else if rank.is_some_and(|rank| rank < policy.min_verified) {
         KeepReason::VerifiedFloor(policy.min_verified)
     } else if now - snapshot.taken_at <= policy.keep {

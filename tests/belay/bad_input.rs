@@ -4,6 +4,7 @@
 
 mod refusals;
 mod store;
+mod verifications;
 mod world_around;
 
 use crate::world::{Belay, Cluster, Output};

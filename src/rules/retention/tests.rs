@@ -30,6 +30,10 @@ fn verified(days_ago: i64) -> Candidate {
     Candidate { verified: Some((Depth::Restored, now())), ..taken(days_ago) }
 }
 
+fn verified_to(depth: Depth, days_ago: i64) -> Candidate {
+    Candidate { verified: Some((depth, now())), ..taken(days_ago) }
+}
+
 fn failed(days_ago: i64) -> Candidate {
     Candidate { has_failed: true, ..verified(days_ago) }
 }
@@ -107,6 +111,31 @@ fn failed_snapshot_goes_by_age_once_a_newer_one_is_verified() {
 }
 
 #[test]
+fn newest_snapshot_of_the_deepest_depth_stays_past_keep() {
+    let snapshots = [
+        verified_to(Depth::Restored, 100),
+        verified_to(Depth::Restored, 90),
+        verified_to(Depth::Readable, 80),
+        verified_to(Depth::Stored, 70),
+        taken(60),
+        verified_to(Depth::Stored, 1),
+    ];
+    let [second, newest] = [&snapshots[1], &snapshots[5]].map(|snapshot| snapshot.id.as_str());
+    let older = |newer: &str| format!("-older than 30 days, {newer} is newer and verified");
+    assert_eq!(
+        reasons(&snapshots, &policy(30, 1)),
+        [
+            &older(second),
+            "newest verified to depth restored",
+            "newest verified to depth readable",
+            &older(newest),
+            &older(newest),
+            "newest verified",
+        ]
+    );
+}
+
+#[test]
 fn verified_snapshot_from_the_future_replaces_no_other() {
     let snapshots = [verified(-400), verified(100), taken(120)];
     let said = reasons(&snapshots, &policy(30, 1));
@@ -145,6 +174,7 @@ prop_compose! {
         noise in 0u32..1 << 20,
         database in prop_oneof![Just("app"), Just("other")],
         proof in prop_oneof![Just(None), Just(Some(false)), Just(Some(true))],
+        depth in prop_oneof![Just(Depth::Stored), Just(Depth::Readable), Just(Depth::Restored)],
         is_pinned in prop::bool::weighted(0.1),
     ) -> Candidate {
         let taken_at = now() - TimeDelta::hours(half_days * 12);
@@ -152,7 +182,7 @@ prop_compose! {
             id: SnapshotId::new(taken_at, noise),
             database: database.into(),
             taken_at,
-            verified: proof.map(|_| (Depth::Readable, now())),
+            verified: proof.map(|_| (depth, now())),
             has_failed: proof == Some(false),
             is_pinned,
         }
@@ -233,12 +263,26 @@ proptest! {
     }
 
     #[test]
-    fn only_old_snapshots_with_a_newer_verified_one_go(catalog in a_catalog(), policy in a_policy()) {
+    fn the_newest_of_the_deepest_depth_stays(catalog in a_catalog(), policy in a_policy()) {
+        let gone = removed(&catalog, &policy);
+        for database in ["app", "other"] {
+            let proven = proven(&catalog, database);
+            let deepest = proven.iter().filter_map(|c| c.verified_depth()).max();
+            let newest = proven.iter().find(|c| c.verified_depth() == deepest);
+            prop_assert!(newest.is_none_or(|newest| !gone.contains(&newest.id)), "{newest:?}");
+        }
+    }
+
+    #[test]
+    fn only_old_snapshots_go_and_leave_a_newer_one_verified_as_deeply(catalog in a_catalog(), policy in a_policy()) {
         let gone = removed(&catalog, &policy);
         for candidate in catalog.iter().filter(|c| gone.contains(&c.id)) {
             prop_assert!(now() - candidate.taken_at > policy.keep);
-            let newest = proven(&catalog, &candidate.database)[0];
-            prop_assert!((newest.taken_at, &newest.id) > (candidate.taken_at, &candidate.id));
+            let depth = if candidate.has_failed { None } else { candidate.verified_depth() };
+            let replaces = |other: &&Candidate| {
+                other.verified_depth() >= depth && other.order() > candidate.order() && !gone.contains(&other.id)
+            };
+            prop_assert!(proven(&catalog, &candidate.database).iter().any(replaces), "{candidate:?}");
         }
     }
 

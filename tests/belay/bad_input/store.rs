@@ -98,7 +98,7 @@ fn copy(from: &Path, to: &Path) {
     assert!(copied.expect("run cp").success());
 }
 
-fn document(path: &Path) -> Value {
+pub(super) fn document(path: &Path) -> Value {
     serde_json::from_slice(&std::fs::read(path).expect("read a document")).expect("it is JSON")
 }
 
@@ -254,7 +254,7 @@ fn manifest_that_is_edited_unsigned_or_signed_by_a_stranger_is_named() {
 }
 
 /// `document` as signed with the key of `belay`.
-fn signed(kind: &'static str, document: &Value, belay: &Belay) -> String {
+pub(super) fn signed(kind: &'static str, document: &Value, belay: &Belay) -> String {
     let line = std::fs::read_to_string(belay.state().join("keys/signing.key")).expect("read the signing key");
     let digits = line.trim().as_bytes();
     let byte =

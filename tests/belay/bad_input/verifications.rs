@@ -1,0 +1,79 @@
+//! What a verification found wrong is not forgotten before another has looked as closely.
+
+use std::path::PathBuf;
+
+use super::store::{document, signed};
+use super::{TABLES, TINY, assert_told, initialized, snapshot_of};
+use crate::world::{Belay, Cluster, a_cluster};
+
+/// A database, and an installation that keeps every snapshot for no longer than it must.
+fn a_world() -> (Cluster, Belay) {
+    let cluster = a_cluster().start();
+    cluster.create_database("app");
+    cluster.psql("app", TABLES);
+    let settings = format!("{TINY}[retention]\nkeep = \"0s\"\nmin_verified = 1\n");
+    let belay = initialized(Belay::with_settings(&cluster, "app", &settings));
+    (cluster, belay)
+}
+
+fn folder(belay: &Belay, id: &str) -> PathBuf {
+    belay.repository().join("prod/snapshots/app").join(id)
+}
+
+fn verify(belay: &Belay, id: &str, depth: &str) {
+    let verified = belay.run(["verify", id, "--depth", depth]);
+    assert_eq!(verified.code, 0, "{}{}", verified.stdout, verified.stderr);
+}
+
+/// Has the snapshot's verification to depth `stored` be one to depth `restored` that found something.
+fn turn_into_a_deep_failure(belay: &Belay, id: &str) {
+    let folder = folder(belay, id);
+    let is_record = |name: &str| name.starts_with("verified-stored-");
+    let names = folder.read_dir().expect("read a folder").flatten().map(|entry| entry.file_name());
+    let name = names.map(|name| name.into_string().expect("a name")).find(|name| is_record(name));
+    let path = folder.join(name.expect("it was verified"));
+    let mut record = document(&path)["signed"].clone();
+    record["depth"] = "restored".into();
+    record["is_ok"] = false.into();
+    record["problems"] = serde_json::json!(["a table differs"]);
+    std::fs::write(&path, signed("verification", &record, belay)).expect("write a record");
+}
+
+#[test]
+fn a_shallower_verification_does_not_make_a_failed_snapshot_good() {
+    let (_cluster, belay) = a_world();
+    let good = snapshot_of(&belay, "app");
+    verify(&belay, &good, "restored");
+    let bad = snapshot_of(&belay, "app");
+    verify(&belay, &bad, "stored");
+    turn_into_a_deep_failure(&belay, &bad);
+
+    verify(&belay, &bad, "stored");
+    verify(&belay, &bad, "readable");
+
+    let listed = belay.json(["list"])["snapshots"].clone();
+    assert_eq!(listed[1]["verified"], serde_json::Value::Null, "{listed}");
+    assert_eq!(listed[1]["failed"], "a table differs");
+    assert_told(&belay.run(["list"]), 0, &["FAILED restored"]);
+    assert_eq!(belay.json(["show", "latest-verified"])["id"], good.as_str());
+    assert_eq!(belay.json(["retain"])["removed"], serde_json::json!([]));
+
+    verify(&belay, &bad, "restored");
+    assert_eq!(belay.json(["show", "latest-verified"])["id"], bad.as_str());
+    assert_eq!(belay.json(["retain"])["removed"][0]["id"], good.as_str());
+}
+
+#[test]
+fn retention_keeps_the_newest_snapshot_that_was_restored() {
+    let (_cluster, belay) = a_world();
+    let restored = snapshot_of(&belay, "app");
+    verify(&belay, &restored, "restored");
+    let stored = snapshot_of(&belay, "app");
+    verify(&belay, &stored, "stored");
+
+    let retained = belay.json(["retain"]);
+
+    assert_eq!(retained["removed"], serde_json::json!([]));
+    assert_eq!(retained["kept"][0]["reason"], "newest verified to depth restored");
+    assert!(folder(&belay, &restored).join("manifest.json").exists());
+}
