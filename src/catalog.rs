@@ -238,6 +238,7 @@ impl Catalog {
             }
         }
         listing.entries.sort_by(|a, b| a.order().cmp(&b.order()));
+        listing.share_faults();
         Ok(listing)
     }
 
@@ -270,7 +271,7 @@ impl Catalog {
         }
         let verifications = self.read_verifications(&manifest, objects).await?;
         let pin = if has(layout::PIN) { Some(self.read_pin(home).await?) } else { None };
-        Ok(Some(Entry { home: home.clone(), manifest, verifications, pin }))
+        Ok(Some(Entry { home: home.clone(), manifest, verifications, shared_faults: Vec::new(), pin }))
     }
 
     async fn read_verifications(

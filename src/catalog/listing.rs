@@ -30,6 +30,8 @@ pub struct Entry {
     pub manifest: Manifest,
     /// What was proven of it, oldest first.
     pub verifications: Vec<Verification>,
+    /// What was found in chunks that it shares, when others were verified.
+    pub shared_faults: Vec<Fault>,
     /// Whether an operator keeps it.
     pub pin: Option<Pin>,
 }
@@ -42,12 +44,12 @@ impl Entry {
 
     /// What was proven of it, most deeply; none while something is known to be wrong with it.
     pub fn verified(&self) -> Option<&Verification> {
-        proof::proven(&self.verifications)
+        proof::proven(&self.verifications, &self.shared_faults)
     }
 
     /// What is known to be wrong with it.
     pub fn failure(&self) -> Option<Fault> {
-        proof::standing_fault(&self.verifications)
+        proof::standing_fault(&self.verifications, &self.shared_faults)
     }
 
     /// The snapshot as retention looks at it.
@@ -106,6 +108,16 @@ pub enum Selector {
 }
 
 impl Listing {
+    /// Lets what was found in the chunks of one entry count against all that share them.
+    pub(super) fn share_faults(&mut self) {
+        let records = self.entries.iter().flat_map(|entry| &entry.verifications);
+        let damaging: Vec<_> = records.filter(|record| !record.damaged_chunks.is_empty()).cloned().collect();
+        for entry in &mut self.entries {
+            let shared = damaging.iter().filter_map(|record| proof::shared_fault(&entry.manifest, record));
+            entry.shared_faults = shared.collect();
+        }
+    }
+
     /// Finds the snapshot that `selector` means, among those of `database` if one is named.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! Verifies one snapshot to a depth: stored, readable, restored.
 //!
 //! Comes in: a catalog entry. Goes out: a signed verification record beside the manifest, whether
-//! it found something or not. A problem of the snapshot is a finding; a problem of the machine
+//! it found something or not, and one beside every snapshot that shares a damaged chunk. A problem of the snapshot is a finding; a problem of the machine
 //! (no room, no server programs) is an error, and nothing is recorded.
 
 mod scratch;
@@ -22,6 +22,7 @@ use crate::postgres::tools::{RunningTool, Streams, Tools, WhileRead};
 use crate::rules::digest::{Digest256, RowTally};
 use crate::rules::layout::{self, ObjectKey};
 use crate::rules::manifest::{self, ChunkPart, Depth, Inventory, ObjectRecord, Verification};
+use crate::rules::proof;
 use crate::seal::{Opener, SealError};
 use crate::store::StoreError;
 
@@ -125,6 +126,7 @@ pub async fn verify_keeping_copy(
     };
     if let Some(key) = means.signing {
         means.catalog.record_verification(&entry.home, &record, key).await?;
+        tell_sharers(means.catalog, &record, key).await?;
     }
     let verified = Verified { record, differences: findings.differences, notes: findings.notes };
     Ok((verified, findings.copy))
@@ -157,6 +159,19 @@ async fn find(means: &Means<'_>, entry: &Entry, depth: Depth) -> Result<Findings
         Depth::Stored | Depth::Readable => open_again(means, &source, &inventory, &mut findings).await?,
     }
     Ok(findings)
+}
+
+/// Records damage beside every snapshot that shares the chunks: this one may be removed before.
+async fn tell_sharers(catalog: &Catalog, record: &Verification, key: &SigningKey) -> Result<(), JobError> {
+    if record.damaged_chunks.is_empty() {
+        return Ok(());
+    }
+    for entry in catalog.list().await?.entries {
+        if let Some(shared) = proof::shared_record(&entry.manifest, record) {
+            catalog.record_verification(&entry.home, &shared, key).await?;
+        }
+    }
+    Ok(())
 }
 
 /// An error with its causes, in one line.

@@ -30,7 +30,7 @@ fn record(minutes: i64, depth: Depth, is_ok: bool) -> Verification {
 }
 
 fn depth_proven(records: &[Verification]) -> Option<Depth> {
-    proven(records).map(|record| record.depth)
+    proven(records, &[]).map(|record| record.depth)
 }
 
 #[test]
@@ -41,7 +41,7 @@ fn a_shallower_verification_does_not_overcome_a_deeper_failure() {
         record(2, Depth::Stored, true),
         record(3, Depth::Readable, true),
     ];
-    assert_eq!(standing_fault(&records).map(|fault| fault.problems), Some(vec!["found at 1".into()]));
+    assert_eq!(standing_fault(&records, &[]).map(|fault| fault.problems), Some(vec!["found at 1".into()]));
     assert_eq!(depth_proven(&records), None);
 }
 
@@ -49,7 +49,7 @@ fn a_shallower_verification_does_not_overcome_a_deeper_failure() {
 fn the_same_depth_or_a_deeper_one_overcomes_a_failure() {
     for (failed, later) in [(Depth::Stored, Depth::Stored), (Depth::Stored, Depth::Restored)] {
         let records = [record(0, failed, false), record(1, later, true)];
-        assert_eq!((standing_fault(&records), depth_proven(&records)), (None, Some(later)));
+        assert_eq!((standing_fault(&records, &[]), depth_proven(&records)), (None, Some(later)));
     }
 }
 
@@ -63,8 +63,20 @@ fn what_was_proven_before_a_failure_does_not_count_after_it() {
 #[test]
 fn the_deepest_of_several_proofs_counts() {
     let records = [record(0, Depth::Restored, true), record(1, Depth::Stored, true)];
-    assert_eq!(proven(&records).map(|record| record.at), Some(at(0)));
+    assert_eq!(proven(&records, &[]).map(|record| record.at), Some(at(0)));
     assert_eq!(depth_proven(&[]), None);
+}
+
+#[test]
+fn damage_in_a_shared_chunk_counts_until_this_snapshot_is_verified_as_deeply() {
+    let shared = [Fault { depth: Depth::Readable, at: at(5), problems: vec!["a chunk".into()] }];
+    let mut records = vec![record(0, Depth::Restored, true)];
+    assert_eq!(standing_fault(&records, &shared), Some(shared[0].clone()));
+    assert_eq!(proven(&records, &shared), None);
+    records.push(record(6, Depth::Stored, true));
+    assert_eq!(proven(&records, &shared), None);
+    records.push(record(7, Depth::Readable, true));
+    assert_eq!(proven(&records, &shared).map(|record| record.at), Some(at(7)));
 }
 
 fn some_records() -> impl Strategy<Value = Vec<Verification>> {
@@ -75,7 +87,7 @@ fn some_records() -> impl Strategy<Value = Vec<Verification>> {
 proptest! {
     #[test]
     fn a_snapshot_is_never_both_proven_and_at_fault(records in some_records()) {
-        prop_assert!(proven(&records).is_none() || standing_fault(&records).is_none());
+        prop_assert!(proven(&records, &[]).is_none() || standing_fault(&records, &[]).is_none());
     }
 
     #[test]
@@ -85,7 +97,7 @@ proptest! {
     ) {
         let mut records = before;
         records.extend([record(20, depth, false), record(21, after, true)]);
-        let last_stands = standing_fault(&records).is_some_and(|fault| fault.at == at(20));
+        let last_stands = standing_fault(&records, &[]).is_some_and(|fault| fault.at == at(20));
         prop_assert_eq!(last_stands, after < depth);
     }
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::store::{document, signed};
-use super::{TABLES, TINY, assert_told, initialized, snapshot_of};
+use super::{TABLES, TINY, assert_told, initialized, snapshot_of, told};
 use crate::world::{Belay, Cluster, a_cluster};
 
 /// A database, and an installation that keeps every snapshot for no longer than it must.
@@ -76,4 +76,47 @@ fn retention_keeps_the_newest_snapshot_that_was_restored() {
     assert_eq!(retained["removed"], serde_json::json!([]));
     assert_eq!(retained["kept"][0]["reason"], "newest verified to depth restored");
     assert!(folder(&belay, &restored).join("manifest.json").exists());
+}
+
+/// A chunk that the snapshot names.
+fn chunk_of(belay: &Belay, id: &str) -> PathBuf {
+    let manifest = document(&folder(belay, id).join("manifest.json"));
+    let name = manifest["signed"]["chunks"][0]["name"].as_str().expect("it has chunks");
+    belay.repository().join("prod/chunks").join(&name[..2]).join(format!("{name}.copy.gz.age"))
+}
+
+#[test]
+fn a_damaged_chunk_counts_against_every_snapshot_that_names_it() {
+    let (_cluster, belay) = a_world();
+    let older = snapshot_of(&belay, "app");
+    verify(&belay, &older, "restored");
+    let newer = snapshot_of(&belay, "app");
+    let chunk = chunk_of(&belay, &newer);
+    assert_eq!(chunk, chunk_of(&belay, &older));
+    let whole = std::fs::read(&chunk).expect("read a chunk");
+    std::fs::write(&chunk, &whole[1..]).expect("damage the chunk");
+
+    assert_told(&belay.run(["verify", &newer, "--depth", "stored"]), 4, &["copy.gz.age"]);
+
+    for listed in belay.json(["list"])["snapshots"].as_array().expect("a list") {
+        assert_eq!(listed["verified"], serde_json::Value::Null, "{listed}");
+        assert!(listed["failed"].is_string(), "{listed}");
+    }
+    assert_told(&belay.run(["show", "latest-verified"]), 3, &[]);
+    let retained = belay.json(["retain"]);
+    assert_eq!(retained["removed"], serde_json::json!([]), "nothing good is left to replace it");
+
+    // What is known of the chunk does not go with the snapshot that it was found by.
+    std::fs::remove_dir_all(folder(&belay, &newer)).expect("remove a snapshot");
+    let shown = belay.run(["show", &older]);
+    assert!(
+        told(&shown).contains(&format!("was found damaged when {newer} was verified")),
+        "{}",
+        told(&shown)
+    );
+    assert!(belay.json(["list"])["snapshots"][0]["failed"].is_string());
+
+    std::fs::write(&chunk, &whole).expect("mend the chunk");
+    verify(&belay, &older, "stored");
+    assert_eq!(belay.json(["show", "latest-verified"])["id"], older.as_str());
 }
