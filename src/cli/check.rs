@@ -9,9 +9,10 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::Global;
-use super::host::{key_paths, load_settings};
+use super::host::{key_paths, ledger_of, load_settings};
 use super::report::{ExitCode, Failure, Report};
 use crate::keys::HostKeys;
+use crate::settings::DatabaseScope;
 
 /// Options of `belay check`.
 #[derive(Debug, Args)]
@@ -82,7 +83,9 @@ pub async fn run(global: &Global, _args: CheckArgs) -> Result<Report, Failure> {
         host::check_keys(keys, &mut findings);
         host::check_repository(&settings, keys, &mut findings).await;
     }
-    database::check_all(&settings, &mut findings).await;
+    let is_asked = settings.cluster.databases == DatabaseScope::All;
+    let ledger = if is_asked { findings.take("ledger", ledger_of(&settings).await) } else { None };
+    database::check_all(&settings, ledger.as_ref(), &mut findings).await;
     Ok(report(&findings.0))
 }
 

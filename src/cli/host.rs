@@ -1,10 +1,13 @@
 //! What most verbs need: settings, keys, the opened repository, the ledger.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::report::{ExitCode, Failure};
 use crate::catalog::{Catalog, CatalogError};
+use crate::jobs::restore::own::own_databases;
+use crate::jobs::restore::recover;
 use crate::keys::{HostKeys, KeyFile, KeyPaths, parse_recipient};
 use crate::ledger::Ledger;
 use crate::postgres::{scratch, session};
@@ -110,8 +113,21 @@ impl Host {
     ///
     /// # Errors
     /// As [`databases_of`].
-    pub async fn databases(&self) -> Result<Vec<DatabaseSettings>, Failure> {
-        databases_of(&self.settings).await
+    pub async fn databases(&self, ledger: &Ledger) -> Result<Vec<DatabaseSettings>, Failure> {
+        databases_of(&self.settings, Some(ledger)).await
+    }
+
+    /// Settles what interrupted restores left in the cluster whose databases are all meant, so that
+    /// none of it is taken for one of them.
+    ///
+    /// # Errors
+    /// [`Failure`] when the cluster does not answer.
+    pub async fn settle_cluster(&self, ledger: &Ledger) -> Result<(), Failure> {
+        if self.settings.cluster.databases == DatabaseScope::All {
+            let settled = recover::settle(ledger, &self.settings.cluster.connection).await;
+            settled.map_err(Failure::of("settle interrupted restores"))?;
+        }
+        Ok(())
     }
 
     /// One connection for each server that a database of the settings is on.
@@ -133,9 +149,17 @@ impl Host {
     /// # Errors
     /// [`Failure`] when it is damaged or of a newer version.
     pub async fn ledger(&self) -> Result<Ledger, Failure> {
-        let path = self.settings.state.directory.join("ledger.sqlite");
-        Ledger::open(&path).await.map_err(Failure::of("open the ledger"))
+        ledger_of(&self.settings).await
     }
+}
+
+/// Opens the ledger of the state directory.
+///
+/// # Errors
+/// [`Failure`] when it is damaged or of a newer version.
+pub async fn ledger_of(settings: &Settings) -> Result<Ledger, Failure> {
+    let path = settings.state.directory.join("ledger.sqlite");
+    Ledger::open(&path).await.map_err(Failure::of("open the ledger"))
 }
 
 /// Reads the settings.
@@ -146,18 +170,29 @@ pub fn load_settings(config: &Path) -> Result<Settings, Failure> {
     Settings::load(config).map_err(Failure::of("read the settings"))
 }
 
-/// Every database that the settings name or mean.
+/// Every database that the settings name or mean; those that are Belay's own, by `ledger`, are not
+/// meant.
 ///
 /// # Errors
 /// [`Failure`] when the cluster cannot be asked which it has, or there is none.
-pub async fn databases_of(settings: &Settings) -> Result<Vec<DatabaseSettings>, Failure> {
+pub async fn databases_of(
+    settings: &Settings,
+    ledger: Option<&Ledger>,
+) -> Result<Vec<DatabaseSettings>, Failure> {
     let mut all: Vec<DatabaseSettings> = settings.databases.values().cloned().collect();
     if settings.cluster.databases == DatabaseScope::All {
         let to = &settings.cluster.connection;
         let mut session = session::connect(to).await.map_err(Failure::of("list databases"))?;
         let names = session::databases(&mut session).await.map_err(Failure::of("list databases"))?;
+        let own = match ledger {
+            Some(ledger) => {
+                own_databases(ledger, &mut session).await.map_err(Failure::of("list databases"))?
+            }
+            None => BTreeSet::new(),
+        };
         let is_meant = |name: &&String| {
             *name != session::MAINTENANCE_DATABASE
+                && !own.contains(*name)
                 && !settings.cluster.except.contains(*name)
                 && all.iter().all(|section| &section.connection.database != *name)
         };

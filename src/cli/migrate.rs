@@ -18,6 +18,7 @@ use super::{Global, clock};
 use crate::jobs::migrate::facts::Rehearsal;
 use crate::jobs::migrate::{self, Request, Stop, Walked};
 use crate::jobs::restore::recover;
+use crate::ledger::Ledger;
 use crate::rules::gate::Phase;
 use crate::rules::layout::SnapshotId;
 use crate::settings;
@@ -54,7 +55,7 @@ pub async fn run(global: &Global, args: MigrateArgs, inputs: Inputs, stop: Stop)
     let ledger = host.ledger().await?;
     let database = match &args.database {
         Some(name) => host.database(name)?,
-        None => only_database(&host).await?,
+        None => only_database(&host, &ledger).await?,
     };
     resume_open_runs(global, &host, &ledger).await?;
     let title = format!("migrate {}", database.key);
@@ -88,8 +89,8 @@ pub async fn run(global: &Global, args: MigrateArgs, inputs: Inputs, stop: Stop)
     Ok(told.report("migrate"))
 }
 
-async fn only_database(host: &Host) -> Result<settings::DatabaseSettings, Failure> {
-    let mut all = host.databases().await?;
+async fn only_database(host: &Host, ledger: &Ledger) -> Result<settings::DatabaseSettings, Failure> {
+    let mut all = host.databases(ledger).await?;
     match (all.pop(), all.is_empty()) {
         (Some(only), true) => Ok(only),
         _ => Err(Failure::new(

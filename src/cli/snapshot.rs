@@ -30,13 +30,16 @@ pub struct SnapshotArgs {
 /// The first [`Failure`], after all were tried.
 pub async fn run(global: &Global, args: SnapshotArgs) -> Result<Report, Failure> {
     let host = Host::open(&global.config).await?;
-    let databases = if args.databases.is_empty() {
-        host.databases().await?
-    } else {
-        args.databases.iter().map(|name| host.database(name)).collect::<Result<_, _>>()?
-    };
+    let named = args.databases.iter().map(|name| host.database(name)).collect::<Result<Vec<_>, _>>()?;
     let ledger = host.ledger().await?;
     resume_open_runs(global, &host, &ledger).await?;
+    let databases = if named.is_empty() {
+        // Before they are listed: what is swept now must not be asked for a moment later.
+        host.settle_cluster(&ledger).await?;
+        host.databases(&ledger).await?
+    } else {
+        named
+    };
     let (mut text, mut taken, mut failures) = (String::new(), Vec::new(), Vec::new());
     for database in &databases {
         match take_one(global, &host, &ledger, database).await {

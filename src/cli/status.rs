@@ -95,7 +95,7 @@ pub async fn run(global: &Global, _args: StatusArgs) -> Result<Report, Failure> 
     let listing = host.catalog.list().await.map_err(Failure::of("status"))?;
     notice_rejected(&listing);
     let mut databases = Vec::new();
-    for name in names(&host, &listing).await {
+    for name in names(&host, &ledger, &listing).await {
         databases.push(status_of(&name, &host, &listing, &ledger, now).await?);
     }
     let kept = ledger
@@ -134,8 +134,8 @@ fn unfinished(run: GateRun) -> UnfinishedRun {
 }
 
 /// The databases of the settings and those that have snapshots.
-async fn names(host: &Host, listing: &Listing) -> BTreeSet<String> {
-    let of_settings = match host.databases().await {
+async fn names(host: &Host, ledger: &Ledger, listing: &Listing) -> BTreeSet<String> {
+    let of_settings = match host.databases(ledger).await {
         Ok(databases) => databases,
         Err(failure) => {
             print_notice(&format!("{}: {}", failure.action, failure.chain()));

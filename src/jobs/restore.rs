@@ -5,6 +5,7 @@
 //! renamed in one transaction. A database that had the name is kept under another one.
 
 mod extract;
+pub mod own;
 pub mod plan;
 pub mod recover;
 mod swap;
@@ -348,6 +349,8 @@ async fn make_roles(
 /// follows is the same for both databases of one swap.
 const LOADING: &str = "belay:loading:";
 const KEPT: &str = "belay:kept:";
+/// What the name of a database begins with while it is loaded.
+const LOADING_NAME: &str = "belay_restore_";
 
 /// The database that a snapshot is loaded into before it has its name.
 pub(crate) struct Beside {
@@ -366,7 +369,7 @@ impl Beside {
         now: DateTime<Utc>,
         create: impl FnOnce(&str) -> String,
     ) -> Result<Self, JobError> {
-        let name = format!("belay_restore_{}", layout::tail(rand::random()));
+        let name = format!("{LOADING_NAME}{}", layout::tail(rand::random()));
         let system_identifier = describe::identity(session).await?.1.unwrap_or_default();
         let (temp_name, marker) = (name.clone(), marker.to_owned());
         // Written down first: a database that nobody knows of would never be dropped.

@@ -204,13 +204,14 @@ pub async fn maintenance_memory_bytes(session: &mut PgConnection) -> Result<u64,
     Ok(u64::try_from(bytes).unwrap_or_default())
 }
 
-/// Names of the databases that accept connections, without templates.
+/// Names of the databases that accept connections, but for the cluster's own templates; those that
+/// an interrupted DROP DATABASE left accept none.
 ///
 /// # Errors
 /// As [`PostgresError::of_query`] sorts them.
 pub async fn databases(session: &mut PgConnection) -> Result<Vec<String>, PostgresError> {
-    let sql =
-        "SELECT datname FROM pg_catalog.pg_database WHERE datallowconn AND NOT datistemplate ORDER BY 1";
+    let sql = "SELECT datname FROM pg_catalog.pg_database WHERE datallowconn AND datconnlimit <> -2 \
+        AND datname NOT IN ('template0', 'template1') ORDER BY 1";
     rows(session, "list databases", sql).await?.iter().map(|row| column(row, "datname")).collect()
 }
 

@@ -87,7 +87,7 @@ fn faults(records: &[Verification], shared: &[Fault]) -> impl Iterator<Item = Fa
         at: record.at,
         problems: record.problems.clone(),
     });
-    own.chain(shared.iter().cloned())
+    shared.iter().cloned().chain(own)
 }
 
 #[cfg(test)]

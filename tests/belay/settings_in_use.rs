@@ -131,3 +131,66 @@ fn all_databases_are_taken_new_ones_too_but_for_the_exceptions() {
     assert_eq!(taken_databases(&belay.run(["--json", "snapshot"])), ["Odd name", "app", "made_later"]);
     assert_eq!(taken_databases(&belay.run(["--json", "snapshot", "Odd name"])), ["Odd name"]);
 }
+
+#[test]
+fn databases_that_belay_made_or_set_aside_are_none_of_all_databases() {
+    let cluster = a_cluster().start();
+    for name in ["app", "pattern"] {
+        cluster.create_database(name);
+        cluster.psql(name, "CREATE TABLE t AS SELECT generate_series(1, 100) AS n");
+    }
+    cluster.psql("postgres", "ALTER DATABASE pattern IS_TEMPLATE true");
+    let belay = an_installation(&cluster, "");
+    let settings = std::fs::read_to_string(belay.settings()).expect("read the settings");
+    let host = cluster.host().display();
+    belay.write_settings(&format!(
+        "{settings}databases = \"all\"\nhost = \"{host}\"\nport = {}\n",
+        cluster.port()
+    ));
+    assert_eq!(belay.run(["init", "--single-recipient"]).code, 0);
+    let taken = || taken_databases(&belay.run(["--json", "snapshot"]));
+    assert_eq!(taken(), ["app", "pattern"], "a template of the operator's own is taken");
+    let swapped = |name: &str| {
+        let kept = belay.json(["restore", name, "--swap"])["previous_kept_as"].clone();
+        kept.as_str().expect("it was kept").to_owned()
+    };
+    let (kept, kept_template) = (swapped("app"), swapped("pattern"));
+    // As a restore on a bare machine would be seen.
+    cluster.create_database("belay_restore_elsewhere");
+    cluster.psql("postgres", "COMMENT ON DATABASE belay_restore_elsewhere IS 'belay:loading:elsewhere'");
+    assert_eq!(taken(), ["app", "pattern"]);
+
+    cluster.psql("postgres", &format!("ALTER DATABASE {kept} RENAME TO once_more"));
+    assert_eq!(taken(), ["app", "once_more", "pattern"], "who renames it has it back");
+    assert_eq!(cluster.psql(&kept_template, "SELECT count(*) FROM t"), "100");
+}
+
+#[test]
+fn what_a_killed_restore_left_is_swept_before_all_databases_are_listed() {
+    let cluster = a_cluster().start();
+    cluster.create_database("app");
+    cluster.psql("app", "CREATE TABLE t AS SELECT n, md5(n::text) AS m FROM generate_series(1, 50000) n");
+    cluster.psql("app", "CREATE INDEX ON t (m); CREATE INDEX ON t (md5(m))");
+    let belay = an_installation(&cluster, "");
+    let settings = std::fs::read_to_string(belay.settings()).expect("read the settings");
+    let host = cluster.host().display();
+    belay.write_settings(&format!(
+        "{settings}databases = \"all\"\nhost = \"{host}\"\nport = {}\n",
+        cluster.port()
+    ));
+    assert_eq!(belay.run(["init", "--single-recipient"]).code, 0);
+    assert_eq!(taken_databases(&belay.run(["--json", "snapshot"])), ["app"]);
+    let half_loaded = || {
+        let sql = "SELECT count(*) FROM pg_database WHERE shobj_description(oid, 'pg_database') LIKE 'belay:loading:%'";
+        cluster.psql("postgres", sql) == "1"
+    };
+    let mut restore = belay.command(["restore", "app", "--into", "back"]).spawn().expect("run belay");
+    while !half_loaded() {
+        assert!(restore.try_wait().expect("look at belay").is_none(), "it is over before it is seen");
+    }
+    restore.kill().expect("kill belay");
+    restore.wait().expect("wait for belay");
+
+    assert_eq!(taken_databases(&belay.run(["--json", "snapshot"])), ["app"]);
+    assert!(!half_loaded());
+}

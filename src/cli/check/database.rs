@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::{Findings, gate};
 use crate::cli::host::databases_of;
 use crate::cli::report::Failure;
+use crate::ledger::Ledger;
 use crate::postgres::rights::{MissingRights, missing_rights};
 use crate::postgres::session::{self, Keeper};
 use crate::postgres::tools::Tools;
@@ -14,8 +15,8 @@ use crate::settings::{self, DatabaseSettings, Settings};
 /// How many names a finding lists.
 const NAMES_SHOWN: usize = 5;
 
-pub(super) async fn check_all(settings: &Settings, findings: &mut Findings) {
-    let Some(databases) = findings.take("databases", databases_of(settings).await) else { return };
+pub(super) async fn check_all(settings: &Settings, ledger: Option<&Ledger>, findings: &mut Findings) {
+    let Some(databases) = findings.take("databases", databases_of(settings, ledger).await) else { return };
     let mut majors = BTreeSet::new();
     for database in &databases {
         let subject = format!("database {}", database.key);
