@@ -93,6 +93,14 @@ pub enum CatalogError {
         /// Why, in words.
         reason: String,
     },
+    /// Something of the snapshot that is meant cannot be read.
+    #[error("find a snapshot: {id} cannot be read: {reason}")]
+    Unreadable {
+        /// The snapshot.
+        id: SnapshotId,
+        /// Why, in words.
+        reason: String,
+    },
     /// No snapshot answers the description.
     #[error("find a snapshot: {wanted}")]
     NotFound {
@@ -214,7 +222,8 @@ impl Catalog {
     /// Reads every manifest of the cluster.
     ///
     /// # Errors
-    /// What the store says; a manifest that is not believed is in [`Listing::rejected`].
+    /// What the store says when asked for the list; a snapshot whose manifest is not believed, or of
+    /// which something cannot be read, is in [`Listing::rejected`].
     pub async fn list(&self) -> Result<Listing, CatalogError> {
         let mut folders: BTreeMap<SnapshotHome, Vec<ObjectInfo>> = BTreeMap::new();
         for object in self.store.list(&layout::snapshots_prefix(&self.cluster)).await? {
@@ -233,7 +242,6 @@ impl Catalog {
             match read {
                 Ok(Some(entry)) => listing.entries.push(entry),
                 Ok(None) => listing.unpublished.extend(objects),
-                Err(CatalogError::Store(error)) => return Err(error.into()),
                 Err(error) => listing.rejected.push(Rejected { home, error }),
             }
         }
@@ -270,7 +278,7 @@ impl Catalog {
             });
         }
         let verifications = self.read_verifications(&manifest, objects).await?;
-        let pin = if has(layout::PIN) { Some(self.read_pin(home).await?) } else { None };
+        let pin = if has(layout::PIN) { self.read_pin(home).await? } else { None };
         Ok(Some(Entry { home: home.clone(), manifest, verifications, shared_faults: Vec::new(), pin }))
     }
 
@@ -286,7 +294,11 @@ impl Catalog {
             .collect();
         let mut found: Vec<Verification> = futures::stream::iter(keys)
             .map(|key| async move {
-                let bytes = read_small(self.store.as_ref(), key, SMALL_MAX_BYTES).await?;
+                let bytes = match read_small(self.store.as_ref(), key, SMALL_MAX_BYTES).await {
+                    // Removed since it was listed, with the snapshot.
+                    Err(StoreError::Missing { .. }) => return Ok(None),
+                    other => other?,
+                };
                 // A record that is not believed proves nothing; it must not hide the snapshot.
                 Ok::<_, CatalogError>(
                     open_document::<Verification>(VERIFICATION_KIND, key, &bytes, &self.trusted).ok(),
@@ -305,11 +317,14 @@ impl Catalog {
         Ok(found)
     }
 
-    async fn read_pin(&self, home: &SnapshotHome) -> Result<Pin, CatalogError> {
-        let bytes = read_small(self.store.as_ref(), &home.key(layout::PIN), SMALL_MAX_BYTES).await?;
-        // A pin that does not parse still pins: keeping too much is the safe side.
-        Ok(serde_json::from_slice(&bytes)
-            .unwrap_or(Pin { at: DateTime::UNIX_EPOCH, reason: "unreadable pin".into() }))
+    async fn read_pin(&self, home: &SnapshotHome) -> Result<Option<Pin>, CatalogError> {
+        let unreadable = || Pin { at: DateTime::UNIX_EPOCH, reason: "unreadable pin".into() };
+        match read_small(self.store.as_ref(), &home.key(layout::PIN), SMALL_MAX_BYTES).await {
+            // A pin that cannot be read still pins: keeping too much is the safe side.
+            Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes).unwrap_or_else(|_| unreadable()))),
+            Err(StoreError::Missing { .. }) => Ok(None),
+            Err(_) => Ok(Some(unreadable())),
+        }
     }
 
     /// Publishes a snapshot: the last object written, and the commit point.

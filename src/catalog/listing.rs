@@ -1,6 +1,7 @@
 //! What the catalog holds, and how one of it is meant.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error as _;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -74,7 +75,7 @@ impl Entry {
     }
 }
 
-/// A snapshot folder whose manifest is not believed, and why.
+/// A snapshot folder whose manifest is not believed, or of which something cannot be read.
 #[derive(Debug)]
 pub struct Rejected {
     /// The folder.
@@ -83,12 +84,36 @@ pub struct Rejected {
     pub error: CatalogError,
 }
 
+impl Rejected {
+    /// Why it is not listed, in one line.
+    pub fn reason(&self) -> String {
+        let mut text = self.error.to_string();
+        let mut cause = self.error.source();
+        while let Some(error) = cause {
+            let said = error.to_string();
+            if !text.ends_with(&said) {
+                text.push_str(&format!(": {said}"));
+            }
+            cause = error.source();
+        }
+        text
+    }
+
+    fn in_words(&self) -> CatalogError {
+        let (id, reason) = (self.home.id.clone(), self.reason());
+        match self.error {
+            CatalogError::Store(_) => CatalogError::Unreadable { id, reason },
+            _ => CatalogError::NotBelieved { id, reason },
+        }
+    }
+}
+
 /// Everything under a cluster's snapshots.
 #[derive(Debug, Default)]
 pub struct Listing {
     /// What can be trusted, oldest first.
     pub entries: Vec<Entry>,
-    /// Folders with a manifest that is not believed.
+    /// Folders with a manifest that is not believed, or with something that cannot be read.
     pub rejected: Vec<Rejected>,
     /// Objects of folders without a manifest.
     pub unpublished: Vec<ObjectInfo>,
@@ -151,10 +176,7 @@ impl Listing {
         if (matches!(selector, Selector::Id(_)) || !has_trusted)
             && let Some(rejected) = self.rejected.iter().rfind(is_meant)
         {
-            return CatalogError::NotBelieved {
-                id: rejected.home.id.clone(),
-                reason: rejected.error.to_string(),
-            };
+            return rejected.in_words();
         }
         let of = database.map(|name| format!(" of database {name}")).unwrap_or_default();
         let wanted = match selector {
@@ -177,7 +199,7 @@ impl Listing {
             rejected.home.database == entry.home.database && rejected.home.id > entry.home.id
         };
         let said = |rejected: &Rejected| {
-            format!("{} is newer, but not believed: {}", rejected.home.id, rejected.error)
+            format!("{} is newer, but not believed: {}", rejected.home.id, rejected.reason())
         };
         self.rejected.iter().filter(is_newer).map(said).collect()
     }

@@ -200,9 +200,17 @@ fn on_store(error: &StoreError) -> Advice {
             ExitCode::Failed,
             "make room in the repository: `belay retain` removes what is old; nothing of this run is listed",
         ),
+        StoreError::Denied { action: "read" | "list", .. } => said(
+            ExitCode::Failed,
+            "everything in the repository must be readable by the user that belay runs as: look at owner and mode",
+        ),
         StoreError::Denied { .. } => {
             said(ExitCode::Failed, "the repository must be writable by the user that belay runs as")
         }
+        StoreError::Io { action: "read" | "list", .. } => said(
+            ExitCode::Failed,
+            "look at the disk or the mount that the repository is on; copy away what can still be read",
+        ),
         StoreError::Missing { .. } => said(
             ExitCode::Problem,
             "an object of the snapshot is missing; `belay verify` names everything that is",
@@ -211,6 +219,10 @@ fn on_store(error: &StoreError) -> Advice {
     }
 }
 
+/// What to do about a snapshot of which an object cannot be read.
+pub const UNREADABLE_HINT: &str = "nothing uses it, and no chunk is swept while it is there; see to owner, mode and disk of that file; \
+    a verified-*.json may be removed, and the snapshot be verified again";
+
 fn on_catalog(error: &CatalogError) -> Advice {
     match error {
         CatalogError::NotFound { .. } => said(ExitCode::NotFound, "`belay list` shows what there is"),
@@ -218,6 +230,7 @@ fn on_catalog(error: &CatalogError) -> Advice {
             ExitCode::Problem,
             "if its signer is the key in your recovery kit, give that with --trust-signer; else do not use it",
         ),
+        CatalogError::Unreadable { .. } => said(ExitCode::Failed, UNREADABLE_HINT),
         CatalogError::NoRepository { .. } => {
             said(ExitCode::NotFound, "`belay init` creates one; check url in [repository]")
         }

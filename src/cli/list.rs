@@ -65,7 +65,12 @@ pub async fn run(global: &Global, args: ListArgs) -> Result<Report, Failure> {
 pub fn notice_rejected(listing: &Listing) {
     for rejected in &listing.rejected {
         let home = &rejected.home;
-        print_notice(&format!("snapshot {} of {} is not listed: {}", home.id, home.database, rejected.error));
+        print_notice(&format!(
+            "snapshot {} of {} is not listed: {}",
+            home.id,
+            home.database,
+            rejected.reason()
+        ));
     }
 }
 

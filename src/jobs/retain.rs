@@ -152,7 +152,9 @@ fn judge(means: &Means<'_>, listing: &Listing, now: DateTime<Utc>, retained: &mu
         let home = &rejected.home;
         retained.left.push(format!(
             "snapshot {} of {} is not believed and stays: {}",
-            home.id, home.database, rejected.error
+            home.id,
+            home.database,
+            rejected.reason()
         ));
     }
     if !listing.rejected.is_empty() {

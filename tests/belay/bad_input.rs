@@ -4,6 +4,7 @@
 
 mod refusals;
 mod store;
+mod unreadable;
 mod verifications;
 mod world_around;
 

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::Findings;
 use crate::catalog::{Catalog, CatalogError, Listing};
+use crate::cli::advice::UNREADABLE_HINT;
 use crate::cli::host::{free_bytes, open_catalog, open_store};
 use crate::cli::report::{ExitCode, Failure, bytes_text};
 use crate::keys::{HostKeys, parse_recipient};
@@ -129,13 +130,15 @@ fn check_recipients(settings: &Settings, keys: &HostKeys, catalog: &Catalog, fin
 
 fn check_listing(listing: &Listing, findings: &mut Findings) {
     for rejected in &listing.rejected {
-        let (home, hint) = (&rejected.home, "nothing uses it; no chunk is swept while it is there");
-        let is_newer = matches!(rejected.error, CatalogError::Format { .. });
-        let hint =
-            if is_newer { "it was written by a newer belay: use that version or a newer one" } else { hint };
+        let home = &rejected.home;
+        let hint = match rejected.error {
+            CatalogError::Format { .. } => "it was written by a newer belay: use that version or a newer one",
+            CatalogError::Store(_) => UNREADABLE_HINT,
+            _ => "nothing uses it; no chunk is swept while it is there",
+        };
         findings.warning(
             "snapshots",
-            format!("{} of {} is not believed: {}", home.id, home.database, rejected.error),
+            format!("{} of {} is not believed: {}", home.id, home.database, rejected.reason()),
             hint,
         );
     }
