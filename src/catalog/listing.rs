@@ -204,9 +204,20 @@ impl Listing {
         self.rejected.iter().filter(is_newer).map(said).collect()
     }
 
-    /// The chunks that new snapshots may refer to, by chunk id: those that a trusted manifest
-    /// names, none of whose verifications found them damaged.
-    pub fn reusable_chunks(&self) -> BTreeMap<String, ChunkRecord> {
+    /// The chunks that a snapshot sealed to `recipients` may refer to, by chunk id: those that
+    /// trusted manifests name, all of them sealed to the same recipients, and that no
+    /// verification found damaged.
+    ///
+    /// Every manifest followed this rule, so whoever opens a snapshot opens its chunks, and nobody
+    /// else does. One manifest with other recipients is enough for doubt: earlier versions
+    /// referred to chunks whoever they were sealed to.
+    pub fn reusable_chunks(&self, recipients: &[String]) -> BTreeMap<String, ChunkRecord> {
+        let wanted: BTreeSet<&String> = recipients.iter().collect();
+        let is_sealed_alike =
+            |entry: &&Entry| entry.manifest.recipients.iter().collect::<BTreeSet<_>>() == wanted;
+        let others = self.entries.iter().filter(|entry| !is_sealed_alike(entry));
+        let sealed_otherwise: BTreeSet<&str> =
+            others.flat_map(|entry| &entry.manifest.chunks).map(|chunk| chunk.name.as_str()).collect();
         let damaged: BTreeSet<&str> = self
             .entries
             .iter()
@@ -214,9 +225,10 @@ impl Listing {
             .flat_map(|v| &v.damaged_chunks)
             .map(String::as_str)
             .collect();
-        let records = self.entries.iter().flat_map(|entry| &entry.manifest.chunks);
+        let records = self.entries.iter().filter(is_sealed_alike).flat_map(|entry| &entry.manifest.chunks);
         records
             .filter(|chunk| !damaged.contains(chunk.name.as_str()))
+            .filter(|chunk| !sealed_otherwise.contains(chunk.name.as_str()))
             .map(|chunk| (chunk.chunk_id().to_owned(), chunk.clone()))
             .collect()
     }

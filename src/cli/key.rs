@@ -137,6 +137,8 @@ struct Drilled {
     database: String,
     id: SnapshotId,
     opens: bool,
+    /// The chunk that was opened too, where there is one.
+    chunk: Option<String>,
     error: Option<String>,
 }
 
@@ -155,7 +157,10 @@ async fn drill(host: &Host, listing: &Listing, inputs: &Inputs) -> Result<Report
         return Err(failure.with_hint("take one with `belay snapshot`"));
     }
     let line = |it: &Drilled| match &it.error {
-        None => format!("ok       {}  {}: opens\n", it.id, it.database),
+        None => {
+            let chunk = it.chunk.as_ref().map(|name| format!(", and so does chunk {name}"));
+            format!("ok       {}  {}: opens{}\n", it.id, it.database, chunk.unwrap_or_default())
+        }
         Some(error) => format!("problem  {}  {}: {error}\n", it.id, it.database),
     };
     let text: String = drilled.iter().map(line).collect();
@@ -166,10 +171,26 @@ async fn drill(host: &Host, listing: &Listing, inputs: &Inputs) -> Result<Report
 
 async fn open_one(host: &Host, database: &str, entry: &Entry, opener: &Opener) -> Drilled {
     let id = entry.manifest.id.clone();
-    let error = match (Source { catalog: &host.catalog, entry, opener }).inventory().await {
-        Ok(inventory) if inventory.id == id => None,
-        Ok(inventory) => Some(format!("its inventory is that of {}", inventory.id)),
-        Err(error) => Some(Failure::of("key drill")(error).chain()),
+    let opened = open_inventory_and_chunk(&Source { catalog: &host.catalog, entry, opener }).await;
+    let (chunk, error) = match opened {
+        Ok(chunk) => (chunk, None),
+        Err(error) => (None, Some(error)),
     };
-    Drilled { database: database.into(), id, opens: error.is_none(), error }
+    Drilled { database: database.into(), id, opens: error.is_none(), chunk, error }
+}
+
+/// Opens the inventory and the first chunk that it names, if it names any; returns the chunk's name.
+///
+/// Chunks are shared with earlier snapshots: that the inventory opens says nothing of them.
+async fn open_inventory_and_chunk(source: &Source<'_>) -> Result<Option<String>, String> {
+    let in_words = |error| Failure::of("key drill")(error).chain();
+    let inventory = source.inventory().await.map_err(in_words)?;
+    if inventory.id != source.entry.manifest.id {
+        return Err(format!("its inventory is that of {}", inventory.id));
+    }
+    let Some(part) = inventory.tables.iter().flat_map(|table| &table.chunks).flatten().next() else {
+        return Ok(None);
+    };
+    source.chunk_text(part, Vec::new()).await.map_err(in_words)?;
+    Ok(Some(part.name.clone()))
 }

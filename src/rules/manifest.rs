@@ -6,8 +6,9 @@
 //!
 //! A chunk's name is its chunk id, 32 hexadecimal digits of a keyed BLAKE3 over the plain digest
 //! of its bytes, so that an unchanged range is stored once and the name tells a stranger
-//! nothing. Where a chunk of that name was found damaged, the next snapshot stores it again as
-//! `<chunk-id>-<6 base32>`.
+//! nothing. Where a chunk of that name was found damaged, or is sealed to other recipients, the
+//! next snapshot stores it again as `<chunk-id>-<6 base32>`. So everything that a manifest names,
+//! chunks included, is sealed to the recipients in the manifest, and to nobody else.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -134,7 +135,7 @@ pub struct Manifest {
     pub objects: Objects,
     /// The chunks that the snapshot needs, each once, sorted by name.
     pub chunks: Vec<ChunkRecord>,
-    /// The age recipients that every object of the folder is sealed to.
+    /// The age recipients that every object of the folder, and every chunk, is sealed to.
     pub recipients: Vec<String>,
 }
 

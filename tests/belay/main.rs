@@ -16,6 +16,7 @@ mod fidelity;
 mod gate;
 mod help;
 mod readme;
+mod recipients;
 mod restore_standalone;
 mod restore_tables;
 mod settings_in_use;

@@ -8,6 +8,7 @@
 mod alembic;
 mod belay;
 mod cluster;
+mod document;
 mod dump;
 mod kubectl;
 mod owner;
@@ -18,6 +19,7 @@ mod template;
 pub use alembic::{AlembicProject, Environment, Revision, migration_program};
 pub use belay::{Belay, Output, finish};
 pub use cluster::{Cluster, Listen, Plan, a_cluster, a_cluster_of};
+pub use document::{change_manifest, document, signed};
 pub use dump::{with_rows_sorted, without_run};
 pub use kubectl::FakeKubectl;
 pub use pooler::Pooler;

@@ -40,10 +40,10 @@ enum Origin {
 }
 
 impl ChunkShelf {
-    /// Looks at what the store holds: a chunk is reused when a trusted manifest names it and an
-    /// object of its name and size is there.
+    /// Looks at what the store holds: a chunk is reused when trusted manifests that are sealed to
+    /// the same recipients name it, and an object of its name and size is there.
     pub async fn survey(means: &Means<'_>) -> Result<Self, JobError> {
-        let mut reusable = means.catalog.list().await?.reusable_chunks();
+        let mut reusable = means.catalog.list().await?.reusable_chunks(&means.sealer.recipients());
         let stored = means.catalog.store().list(&layout::chunks_prefix(means.catalog.cluster())).await?;
         let sizes: HashMap<&str, u64> = stored
             .iter()
@@ -92,7 +92,8 @@ impl ChunkShelf {
         }
         let sealer = self.sealer.clone();
         let (sealed, sums) = blocking(move || sealer.seal(&text)).await?;
-        // The name is taken by a damaged chunk or by litter of unknown worth.
+        // The name is taken by a damaged chunk, by one that is sealed to others, or by litter of
+        // unknown worth.
         let name = if self.taken_names.contains(&chunk_id) {
             format!("{chunk_id}-{}", layout::tail(rand::random()))
         } else {

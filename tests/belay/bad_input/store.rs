@@ -3,12 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use belay::rules::signature;
-use ed25519_dalek::SigningKey;
-use serde_json::Value;
-
 use super::{TABLES, TINY, assert_told, databases, initialized, snapshot_of, told};
-use crate::world::{Belay, Cluster, a_cluster};
+use crate::world::{Belay, Cluster, a_cluster, document, signed};
 
 /// A repository with a good snapshot and one that is to be damaged.
 struct Damaged {
@@ -96,10 +92,6 @@ impl Damaged {
 fn copy(from: &Path, to: &Path) {
     let copied = Command::new("cp").arg("--archive").arg(from).arg(to).status();
     assert!(copied.expect("run cp").success());
-}
-
-pub(super) fn document(path: &Path) -> Value {
-    serde_json::from_slice(&std::fs::read(path).expect("read a document")).expect("it is JSON")
 }
 
 fn change(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
@@ -251,17 +243,6 @@ fn manifest_that_is_edited_unsigned_or_signed_by_a_stranger_is_named() {
     let restored = world.belay.run(["restore", "app", "--from", &world.bad, "--into", "back"]);
     assert_told(&restored, 3, &[&world.bad]);
     world.assert_good_is_restorable();
-}
-
-/// `document` as signed with the key of `belay`.
-pub(super) fn signed(kind: &'static str, document: &Value, belay: &Belay) -> String {
-    let line = std::fs::read_to_string(belay.state().join("keys/signing.key")).expect("read the signing key");
-    let digits = line.trim().as_bytes();
-    let byte =
-        |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).expect("digits"), 16).expect("digits");
-    let seed: Vec<u8> = digits.chunks(2).map(byte).collect();
-    let key = SigningKey::from_bytes(&seed.try_into().expect("a seed has 32 bytes"));
-    String::from_utf8(signature::sign(kind, document, &key).expect("sign a document")).expect("JSON is text")
 }
 
 #[test]

@@ -2,9 +2,8 @@
 
 use std::path::PathBuf;
 
-use super::store::{document, signed};
 use super::{TABLES, TINY, assert_told, initialized, snapshot_of, told};
-use crate::world::{Belay, Cluster, a_cluster};
+use crate::world::{Belay, Cluster, a_cluster, document, signed};
 
 /// A database, and an installation that keeps every snapshot for no longer than it must.
 fn a_world() -> (Cluster, Belay) {
