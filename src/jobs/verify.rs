@@ -143,13 +143,11 @@ async fn find(means: &Means<'_>, entry: &Entry, depth: Depth) -> Result<Findings
     }
     let source = Source { catalog: means.catalog, entry, opener };
     let inventory = match source.inventory().await {
-        // The wrong key says nothing of the snapshot.
-        Err(error @ JobError::Object { source: SealError::WrongIdentity, .. }) => return Err(error),
-        Err(error @ JobError::Object { .. }) => {
-            findings.problems.push(in_a_sentence(&error));
+        Err(error) => {
+            findings.problems.push(as_problem(error)?);
             return Ok(findings);
         }
-        other => other?,
+        Ok(inventory) => inventory,
     };
     match depth {
         Depth::Restored => {
@@ -172,6 +170,17 @@ async fn tell_sharers(catalog: &Catalog, record: &Verification, key: &SigningKey
         }
     }
     Ok(())
+}
+
+/// The problem that a damaged object is, as a sentence; any other error is handed back.
+///
+/// The wrong key says nothing of the snapshot.
+fn as_problem(error: JobError) -> Result<String, JobError> {
+    match &error {
+        JobError::Object { source: SealError::WrongIdentity, .. } => Err(error),
+        JobError::Object { .. } => Ok(in_a_sentence(&error)),
+        _ => Err(error),
+    }
 }
 
 /// An error with its causes, in one line.
@@ -298,7 +307,7 @@ async fn open_again(
         findings.problems.extend(list_archive(means, source, &tools, name, record).await?);
     }
     if let Err(error) = source.small_object(layout::GLOBALS, &objects.globals).await {
-        findings.problems.push(in_a_sentence(&error));
+        findings.problems.push(as_problem(error)?);
     }
     Ok(())
 }
@@ -323,8 +332,7 @@ async fn open_chunk<'p>(
                 differs.then(|| format!("chunk {}: its rows are not those of the inventory", part.name)),
             ))
         }
-        Err(error @ JobError::Object { .. }) => Ok((part, Some(in_a_sentence(&error)))),
-        Err(error) => Err(error),
+        Err(error) => Ok((part, Some(as_problem(error)?))),
     }
 }
 
@@ -345,10 +353,10 @@ async fn list_archive(
     let opened = source.pump_opened(&sealed, record, WhileRead::new(stdin), means.progress).await?;
     let listed = tool.reap().await;
     Ok(match (opened, listed) {
-        (Err(error), _) => Some(in_a_sentence(&JobError::Object {
-            key: source.entry.home.key(name).to_string(),
-            source: error,
-        })),
+        (Err(error), _) => {
+            let key = source.entry.home.key(name).to_string();
+            Some(as_problem(JobError::Object { key, source: error })?)
+        }
         (Ok(()), Err(PostgresError::ToolFailed { messages, .. })) => {
             Some(format!("{}: pg_restore does not list it: {messages}", source.entry.home.key(name)))
         }

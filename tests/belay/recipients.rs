@@ -136,3 +136,42 @@ fn chunk_that_manifests_with_different_recipients_name_is_stored_anew() {
     assert_eq!(world.snapshot()["chunks_new"], first["chunks_new"]);
     world.assert_restores_with(&identity(&world.other));
 }
+
+#[test]
+fn chunk_that_the_identity_does_not_open_is_told_and_not_recorded_as_damaged() {
+    let world = World::new();
+    let first = world.snapshot();
+    let (own, added) = (recipient(&world.belay), recipient(&world.other));
+    world.seal_to(&[&own, &added]);
+    let second = world.snapshot();
+    // The same rows, sealed to the first recipient alone.
+    let names = |taken: &Value| document(&world.manifest(taken))["signed"]["chunks"].clone();
+    let old = names(&first);
+    for (earlier, later) in world.chunks(&first).iter().zip(world.chunks(&second)) {
+        fs::copy(earlier, later).unwrap();
+    }
+    change_manifest(&world.manifest(&second), &world.belay, |manifest| {
+        for (record, earlier) in
+            manifest["chunks"].as_array_mut().unwrap().iter_mut().zip(old.as_array().unwrap())
+        {
+            record["stored_bytes"] = earlier["stored_bytes"].clone();
+            record["stored_sha256"] = earlier["stored_sha256"].clone();
+        }
+    });
+
+    let added = identity(&world.other);
+    for depth in ["readable", "restored"] {
+        let verified = world.belay.run(["verify", "latest", "--depth", depth, "--identity", &added]);
+        assert_eq!(verified.code, 5, "{}{}", verified.stdout, verified.stderr);
+        assert!(
+            verified.stderr.contains(".copy.gz.age: open: none of the identities"),
+            "{}",
+            verified.stderr
+        );
+    }
+    assert_eq!(world.belay.json(["show", "latest"])["verifications"], json!([]));
+    let drill = world.belay.run(["key", "drill", "--identity", &added]);
+    assert_eq!(drill.code, 4, "{}", drill.stdout);
+    assert!(drill.stdout.contains(".copy.gz.age: open: none of the identities"), "{}", drill.stdout);
+    assert_eq!(world.belay.run(["verify", "latest", "--depth", "readable"]).code, 0);
+}

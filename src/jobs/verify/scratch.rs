@@ -13,6 +13,7 @@ use crate::rules::globals::{self, Subject};
 use crate::rules::layout;
 use crate::rules::manifest::{DatabaseProperties, Inventory};
 use crate::rules::sql::{create_database, literal, quoted};
+use crate::seal::SealError;
 use crate::settings::Connection;
 
 /// A snapshot in a scratch cluster; both are gone when this is removed or dropped.
@@ -69,7 +70,7 @@ fn name_of_copy(database: &str) -> &str {
 /// Whether an error says something of the snapshot, and not of the machine.
 fn is_finding(error: &JobError) -> bool {
     match error {
-        JobError::Object { .. } => true,
+        JobError::Object { source, .. } => !matches!(source, SealError::WrongIdentity),
         JobError::Postgres(PostgresError::ToolFailed { tool, messages, .. }) => {
             tool == "pg_restore" && !messages.contains("No space left")
         }
