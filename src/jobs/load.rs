@@ -4,6 +4,7 @@
 //! server took per table. What is loaded was compared with the signed manifest and the inventory
 //! first: the archives hold SQL that would run with the restoring role's rights.
 
+mod chunks;
 mod post_data;
 
 use std::collections::BTreeMap;
@@ -13,12 +14,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::TryStreamExt as _;
-use sqlx::Connection as _;
 
 use super::{JobError, Progress, blocking};
 use crate::catalog::{Catalog, Entry};
-use crate::postgres::copy::CopyIn;
-use crate::postgres::describe::copy_target;
 use crate::postgres::session;
 use crate::postgres::tools::{RunningTool, Streams, Tools, pump};
 use crate::postgres::{PostgresError, tools};
@@ -241,11 +239,11 @@ pub async fn load(
     target.progress.enter("loading tables");
     target
         .progress
-        .expect(chunked(inventory).flat_map(|(_, parts)| parts).map(|part| part.plain_bytes).sum());
+        .expect(chunks::chunked(inventory).flat_map(|(_, parts)| parts).map(|part| part.plain_bytes).sum());
     let data =
         source.spool_sealed(layout::DATA, &objects.data, target.work_directory, target.progress).await?;
     let (rows, accepted) =
-        futures::try_join!(load_chunks(source, inventory, target), load_data(source, target, &data))?;
+        futures::try_join!(chunks::load(source, inventory, target), load_data(source, target, &data))?;
     loaded.rows = rows;
     loaded.accepted.extend(accepted);
 
@@ -256,10 +254,6 @@ pub async fn load(
     std::fs::remove_file(&data).map_err(|source| JobError::Disk { action: "remove", path: data, source })?;
     loaded.schema_archive = schema;
     Ok(loaded)
-}
-
-fn chunked(inventory: &Inventory) -> impl Iterator<Item = (&TableRecord, &Vec<ChunkPart>)> {
-    inventory.tables.iter().filter_map(|table| Some((table, table.chunks.as_ref()?)))
 }
 
 /// Opens the schema archive into the work directory: pg_restore needs to seek in it.
@@ -381,103 +375,6 @@ async fn load_data(source: &Source<'_>, target: &Target<'_>, sealed: &Path) -> R
         source: error,
     })?;
     Ok(accepted)
-}
-
-/// A part of a table that one worker loads.
-struct Load<'a> {
-    table: &'a TableRecord,
-    parts: &'a [ChunkPart],
-    method: Method,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Method {
-    /// One worker owns the table: rows may be written frozen, and need no second pass.
-    Frozen,
-    /// Several workers load one table.
-    Shared,
-}
-
-/// Loads the large tables with several sessions; one that is most of the whole is shared.
-async fn load_chunks(
-    source: &Source<'_>,
-    inventory: &Inventory,
-    target: &Target<'_>,
-) -> Result<BTreeMap<(String, String), u64>, JobError> {
-    let loads = Mutex::new(divide(inventory, target.jobs));
-    let rows = Mutex::new(BTreeMap::new());
-    let workers = (0..target.jobs).map(|_| async {
-        let mut session = session::connect(target.connection).await?;
-        loop {
-            let next = loads.lock().unwrap_or_else(PoisonError::into_inner).pop();
-            let Some(load) = next else { break };
-            let taken = load_part(source, target, &mut session, &load).await?;
-            let name = (load.table.schema.clone(), load.table.name.clone());
-            *rows.lock().unwrap_or_else(PoisonError::into_inner).entry(name).or_default() += taken;
-        }
-        session.close().await.map_err(|error| PostgresError::of_query("load a table", error))?;
-        Ok::<_, JobError>(())
-    });
-    futures::future::try_join_all(workers).await?;
-    Ok(rows.into_inner().unwrap_or_else(PoisonError::into_inner))
-}
-
-/// Divides the work, the largest last (it is taken first).
-fn divide(inventory: &Inventory, jobs: usize) -> Vec<Load<'_>> {
-    let bytes_of = |parts: &[ChunkPart]| parts.iter().map(|part| part.plain_bytes).sum::<u64>();
-    let total: u64 = chunked(inventory).map(|(_, parts)| bytes_of(parts)).sum();
-    let mut loads = Vec::new();
-    for (table, parts) in chunked(inventory) {
-        let is_most = jobs > 1 && parts.len() >= jobs && bytes_of(parts) * jobs as u64 * 2 > total * 3;
-        if is_most {
-            let slice = parts.len().div_ceil(jobs);
-            loads.extend(parts.chunks(slice).map(|parts| Load { table, parts, method: Method::Shared }));
-        } else {
-            loads.push(Load { table, parts, method: Method::Frozen });
-        }
-    }
-    loads.sort_by_key(|load| bytes_of(load.parts));
-    loads
-}
-
-async fn load_part(
-    source: &Source<'_>,
-    target: &Target<'_>,
-    session: &mut sqlx::PgConnection,
-    load: &Load<'_>,
-) -> Result<u64, JobError> {
-    let table = load.table;
-    let name = qualified(&table.schema, &table.name);
-    let action = format!("load table {name}");
-    let columns = copy_target(&table.schema, &table.name, &table.columns);
-    // FREEZE is allowed only in the transaction that truncated the table.
-    let (begin, options) = match load.method {
-        Method::Frozen => (format!("BEGIN; TRUNCATE ONLY {name}"), " WITH (FREEZE)"),
-        Method::Shared => ("BEGIN".into(), ""),
-    };
-    session::run(session, &action, begin).await?;
-    let mut copy = CopyIn::start(session, &format!("COPY {columns} FROM STDIN{options}"), &action).await?;
-    let mut parts = load.parts.iter();
-    let mut sending = match parts.next() {
-        Some(part) => Some(source.chunk_text(part, Vec::new()).await?),
-        None => None,
-    };
-    // One chunk is sent while the next is fetched and opened; two buffers are all that a worker has.
-    let mut spare = Vec::new();
-    while let Some(text) = sending {
-        let fetching = async {
-            match parts.next() {
-                Some(part) => source.chunk_text(part, spare).await.map(Some),
-                None => Ok(None),
-            }
-        };
-        let send = async { Ok(copy.send(&text, |bytes| target.progress.advance(bytes)).await?) };
-        let ((), fetched) = futures::try_join!(send, fetching)?;
-        (spare, sending) = (text, fetched);
-    }
-    let rows = heartbeat(target.progress, copy.finish()).await?;
-    session::run(session, &action, "COMMIT".into()).await?;
-    Ok(rows)
 }
 
 /// Gathers statistics, the largest tables first; returns what was not gathered, and why.
