@@ -87,18 +87,15 @@ async fn compare_rows(
     progress: &Arc<Progress>,
     proven: &mut Proven,
 ) -> Result<(), JobError> {
-    let queue = Mutex::new(claim.inventory.tables.iter().collect::<Vec<_>>());
+    let queue = Mutex::new(comparable(claim.inventory, claim.loaded, proof));
     let found = Mutex::new(BTreeMap::new());
     let workers = (0..jobs).map(|_| async {
         let mut session = session::connect(connection).await?;
         loop {
-            let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop();
-            let Some(table) = next else { return Ok::<_, JobError>(()) };
-            let problem = compare_table(table, claim.loaded, proof, &mut session, progress).await?;
-            found
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .insert((&table.schema, &table.name), problem);
+            let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_last();
+            let Some((name, compared)) = next else { return Ok::<_, JobError>(()) };
+            let problem = compare(&name, &compared, &mut session, progress).await?;
+            found.lock().unwrap_or_else(PoisonError::into_inner).insert(name, problem);
         }
     });
     futures::future::try_join_all(workers).await?;
@@ -111,37 +108,62 @@ async fn compare_rows(
     Ok(())
 }
 
-async fn compare_table(
-    table: &TableRecord,
-    loaded: &Loaded,
-    proof: Proof,
-    session: &mut PgConnection,
-    progress: &Arc<Progress>,
-) -> Result<Option<String>, JobError> {
-    let name = qualified(&table.schema, &table.name);
-    let taken = loaded.rows.get(&(table.schema.clone(), table.name.clone()));
-    if let (Proof::Sent, Some(rows)) = (proof, taken) {
-        let differs = *rows != table.tally.rows;
-        return Ok(
-            differs.then(|| format!("table {name} has {rows} rows, the snapshot has {}", table.tally.rows))
-        );
+/// Tables that are compared as one.
+struct Compared<'a> {
+    tables: Vec<&'a TableRecord>,
+    /// Rows that the server took, where that is compared and no row read back.
+    taken: Option<u64>,
+}
+
+/// What is compared, by name: each table, but the partitions of one root together.
+fn comparable<'a>(inventory: &'a Inventory, loaded: &Loaded, proof: Proof) -> BTreeMap<String, Compared<'a>> {
+    let mut all: BTreeMap<String, Compared<'a>> = BTreeMap::new();
+    for table in &inventory.tables {
+        let name = match &table.loaded_through {
+            Some(root) => format!("{} with its partitions", qualified(&root.schema, &root.name)),
+            None => qualified(&table.schema, &table.name),
+        };
+        let compared = all.entry(name).or_insert(Compared { tables: Vec::new(), taken: Some(0) });
+        // Rows of small tables went through pg_restore, which says nothing of their number.
+        let taken = loaded.rows.get(&(table.schema.clone(), table.name.clone()));
+        let taken = taken.filter(|_| proof == Proof::Sent);
+        compared.taken = compared.taken.zip(taken).map(|(sum, rows)| sum + rows);
+        compared.tables.push(table);
     }
-    // Rows of small tables went through pg_restore, which says nothing of their number: read back.
-    let select = select_rows(&table.schema, &table.name, &table.columns, table.condition.as_deref());
-    let tally = match tally_select(session, &select, progress).await {
-        Ok(tally) => tally,
-        Err(PostgresError::Query { source, .. }) if is_missing_object(&source) => {
-            return Ok(Some(format!("table {name} is missing or lacks a column")));
+    all
+}
+
+async fn compare(
+    name: &str,
+    compared: &Compared<'_>,
+    session: &mut PgConnection,
+    progress: &Progress,
+) -> Result<Option<String>, JobError> {
+    let mut wanted = RowTally::default();
+    compared.tables.iter().for_each(|table| wanted.add(table.tally));
+    if let Some(rows) = compared.taken {
+        let differs = rows != wanted.rows;
+        return Ok(differs.then(|| format!("table {name} has {rows} rows, the snapshot has {}", wanted.rows)));
+    }
+    let mut found = RowTally::default();
+    for table in &compared.tables {
+        let select = select_rows(&table.schema, &table.name, &table.columns, table.condition.as_deref());
+        match tally_select(session, &select, progress).await {
+            Ok(tally) => found.add(tally),
+            Err(PostgresError::Query { source, .. }) if is_missing_object(&source) => {
+                let name = qualified(&table.schema, &table.name);
+                return Ok(Some(format!("table {name} is missing or lacks a column")));
+            }
+            Err(error) => return Err(error.into()),
         }
-        Err(error) => return Err(error.into()),
-    };
-    Ok(match tally {
-        tally if tally == table.tally => None,
-        tally if tally.rows != table.tally.rows => {
-            Some(format!("table {name} has {} rows, the snapshot has {}", tally.rows, table.tally.rows))
+    }
+    Ok(match found {
+        found if found == wanted => None,
+        found if found.rows != wanted.rows => {
+            Some(format!("table {name} has {} rows, the snapshot has {}", found.rows, wanted.rows))
         }
-        tally => {
-            Some(format!("table {name} has the same number of rows, {}, but other contents", tally.rows))
+        found => {
+            Some(format!("table {name} has the same number of rows, {}, but other contents", found.rows))
         }
     })
 }

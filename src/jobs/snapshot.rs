@@ -20,7 +20,7 @@ use self::tables::CopiedTable;
 use super::{JobError, Progress, Stopwatch, until_stalled};
 use crate::catalog::Catalog;
 use crate::keys::ChunkKey;
-use crate::postgres::describe::{self, Sequence, Table, TableLayout};
+use crate::postgres::describe::{self, Sequence, Table};
 use crate::postgres::session::{self, Keeper};
 use crate::postgres::tools::Tools;
 use crate::rules::layout::{self, SnapshotHome, SnapshotId};
@@ -98,9 +98,8 @@ async fn take_steadily(
         id: SnapshotId::new(taken_at, noise),
     };
     let facts = Facts::read(&mut keeper, means, taken_at).await?;
-    let (large, small): (Vec<Table>, Vec<Table>) = facts.tables.iter().cloned().partition(|table| {
-        table.layout == TableLayout::Heap && table.disk_bytes >= database.large_table_bytes
-    });
+    let (large, small): (Vec<Table>, Vec<Table>) =
+        facts.tables.iter().cloned().partition(|table| table.is_chunked(database.large_table_bytes));
 
     means.progress.enter("copying tables");
     means.progress.expect(facts.tables.iter().map(|table| table.disk_bytes).sum());

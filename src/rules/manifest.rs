@@ -309,12 +309,29 @@ pub struct TableRecord {
     /// (`WHERE …`, may be empty); only those are counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub condition: Option<String>,
+    /// For a partition whose rows may belong into another one where they are restored (see
+    /// [`PartitionRoot`]): the table that they are loaded through.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loaded_through: Option<PartitionRoot>,
     /// Rows and their digest.
     #[serde(flatten)]
     pub tally: RowTally,
     /// Where the rows are: chunks in order, or `None` when they are in `data.dump`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chunks: Option<Vec<ChunkPart>>,
+}
+
+/// The topmost table of a tree whose hash partitions depend on OIDs, as those on an enum do.
+///
+/// OIDs are others after a restore, and so is the partition that a row belongs into. The partitions
+/// of one root hold the rows of the snapshot together, not each its own; their columns are listed
+/// in the root's order, so that a row has the same digest in each.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct PartitionRoot {
+    /// Its schema.
+    pub schema: String,
+    /// Its name.
+    pub name: String,
 }
 
 /// A chunk as a part of a table.

@@ -173,6 +173,7 @@ mod tests {
             columns: Vec::new(),
             types: Vec::new(),
             condition: None,
+            loaded_through: None,
             tally: RowTally::default(),
             chunks: None,
         }

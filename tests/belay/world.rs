@@ -20,7 +20,7 @@ pub use alembic::{AlembicProject, Environment, Revision, migration_program};
 pub use belay::{Belay, Output, finish};
 pub use cluster::{Cluster, Listen, Plan, a_cluster, a_cluster_of};
 pub use document::{change_manifest, document, signed};
-pub use dump::{with_rows_sorted, without_run};
+pub use dump::{with_partitions_gathered, with_rows_sorted, without_run};
 pub use kubectl::FakeKubectl;
 pub use pooler::Pooler;
 pub use server::Server;

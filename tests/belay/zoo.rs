@@ -4,7 +4,7 @@ use std::process::Command;
 
 use rstest::rstest;
 
-use crate::world::{Plan, a_cluster, a_cluster_of, without_run};
+use crate::world::{Plan, a_cluster, a_cluster_of, with_partitions_gathered, without_run};
 
 /// Fills a zoo, and restores it by stock programs as a database of the same name.
 fn survives_stock_dump_and_restore(plan: Plan) {
@@ -33,6 +33,7 @@ fn survives_stock_dump_and_restore(plan: Plan) {
 
 /// Returns where the first line that differs begins to do so, which is easier to read than two dumps.
 fn first_difference(one: &str, other: &str) -> Option<String> {
+    let (one, other) = (with_partitions_gathered(one), with_partitions_gathered(other));
     let (mut these, mut those) = (one.lines(), other.lines());
     (1..)
         .find_map(|number| match (these.next(), those.next()) {

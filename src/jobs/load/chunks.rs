@@ -30,7 +30,7 @@ struct Load<'a> {
 enum Method {
     /// One worker owns the table: rows may be written frozen, and need no second pass.
     Frozen,
-    /// Several workers load one table.
+    /// Several workers load one table, or one tree of partitions.
     Shared,
 }
 
@@ -68,6 +68,8 @@ fn divide(inventory: &Inventory, jobs: usize) -> Vec<Load<'_>> {
         if is_most {
             let slice = parts.len().div_ceil(jobs);
             loads.extend(parts.chunks(slice).map(|parts| Load { table, parts, method: Method::Shared }));
+        } else if table.loaded_through.is_some() {
+            loads.push(Load { table, parts, method: Method::Shared });
         } else {
             loads.push(Load { table, parts, method: Method::Frozen });
         }
@@ -85,7 +87,10 @@ async fn load_part(
     let table = load.table;
     let name = qualified(&table.schema, &table.name);
     let action = format!("load table {name}");
-    let columns = copy_target(&table.schema, &table.name, &table.columns);
+    let columns = match &table.loaded_through {
+        Some(root) => copy_target(&root.schema, &root.name, &table.columns),
+        None => copy_target(&table.schema, &table.name, &table.columns),
+    };
     // FREEZE is allowed only in the transaction that truncated the table.
     let (begin, options) = match load.method {
         Method::Frozen => (format!("BEGIN; TRUNCATE ONLY {name}"), " WITH (FREEZE)"),

@@ -12,7 +12,7 @@ use super::chunks::ChunkShelf;
 use super::{Facts, Means};
 use crate::jobs::{JobError, Progress};
 use crate::postgres::copy::{CopyOut, CopyState};
-use crate::postgres::describe::Table;
+use crate::postgres::describe::{Table, TableLayout};
 use crate::postgres::session;
 use crate::rules::digest::RowTally;
 use crate::rules::manifest::{ChunkPart, TableRecord};
@@ -39,6 +39,7 @@ impl CopiedTable {
             columns: self.table.columns,
             types: self.table.types,
             condition: self.table.condition,
+            loaded_through: self.table.loaded_through,
             tally: self.tally,
             chunks: self.chunks,
         }
@@ -122,7 +123,7 @@ fn plan(database: &DatabaseSettings, facts: &Facts, large: &[Table], small: &[Ta
 /// in the next snapshot while the table grows at its end.
 fn range_selects(table: &Table, version_num: u32, chunk_bytes: usize) -> Vec<String> {
     let whole = table.select();
-    if version_num < TID_RANGES_SINCE || table.heap_pages == 0 {
+    if version_num < TID_RANGES_SINCE || table.heap_pages == 0 || table.layout == TableLayout::Whole {
         return vec![whole];
     }
     let bytes_per_page = (table.disk_bytes / table.heap_pages).max(PAGE_BYTES);
@@ -245,7 +246,6 @@ fn collect(large: &[Table], small: &[Table], mut results: Results) -> Copied {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::postgres::describe::TableLayout;
 
     fn table_of(heap_pages: u64, disk_bytes: u64) -> Table {
         let (schema, name, columns) = ("s".into(), "t".into(), vec!["a".into()]);
@@ -257,6 +257,7 @@ mod tests {
             heap_pages,
             disk_bytes,
             condition: None,
+            loaded_through: None,
             layout: TableLayout::Heap,
         }
     }

@@ -1,5 +1,7 @@
 //! Dumps as text that two databases can be compared by.
 
+use std::collections::BTreeMap;
+
 /// Removes the lines of a plain dump that tell of the run rather than of the database.
 pub fn without_run(dump: &str) -> String {
     let of_the_run =
@@ -12,27 +14,58 @@ pub fn without_run(dump: &str) -> String {
 ///
 /// Where rows differ in length a server need not keep their order, even in a restore of PostgreSQL's own.
 pub fn with_rows_sorted(dump: &str) -> String {
-    let mut sorted = String::with_capacity(dump.len());
-    let mut rows: Option<Vec<&str>> = None;
+    with_rows(dump, |_| true)
+}
+
+/// Gathers and sorts the rows that a plain dump loads through one table, partition by partition.
+///
+/// Which partition a row belongs into, a restore decides anew.
+pub fn with_partitions_gathered(dump: &str) -> String {
+    with_rows(dump, |parts| parts > 1)
+}
+
+/// Gathers what is copied into the same table where it is first, and sorts it if the number of its
+/// parts says so.
+fn with_rows(dump: &str, is_sorted: impl Fn(usize) -> bool) -> String {
+    let mut copies: BTreeMap<&str, (usize, Vec<&str>)> = BTreeMap::new();
+    let mut into = None;
     for line in dump.split_inclusive('\n') {
-        match &mut rows {
-            Some(held) if line == "\\.\n" => {
-                held.sort_unstable();
-                sorted.extend(held.drain(..));
-                sorted.push_str(line);
-                rows = None;
+        match into {
+            Some(_) if line == "\\.\n" => into = None,
+            Some(copy) => copies.entry(copy).or_default().1.push(line),
+            None if is_copy(line) => {
+                copies.entry(line).or_default().0 += 1;
+                into = Some(line);
             }
-            Some(held) => held.push(line),
+            None => {}
+        }
+    }
+    let mut gathered = String::with_capacity(dump.len());
+    for line in dump.split_inclusive('\n') {
+        match into {
+            Some(_) if line == "\\.\n" => {
+                gathered.push_str(line);
+                into = None;
+            }
+            Some(_) => {}
             None => {
-                sorted.push_str(line);
-                if line.starts_with("COPY ") && line.ends_with(" FROM stdin;\n") {
-                    rows = Some(Vec::new());
+                gathered.push_str(line);
+                if is_copy(line) {
+                    let (parts, rows) = copies.get_mut(line).expect("every copy was seen");
+                    if is_sorted(*parts) {
+                        rows.sort_unstable();
+                    }
+                    gathered.extend(rows.drain(..));
+                    into = Some(line);
                 }
             }
         }
     }
-    sorted.extend(rows.unwrap_or_default());
-    sorted
+    gathered
+}
+
+fn is_copy(line: &str) -> bool {
+    line.starts_with("COPY ") && line.ends_with(" FROM stdin;\n")
 }
 
 /// Returns a query for the properties of `database` that lie outside of it.
@@ -56,5 +89,14 @@ fn rows_are_sorted_within_their_table_only() {
     assert_eq!(
         with_rows_sorted(dump),
         "SET x;\nCOPY a (b) FROM stdin;\n1\n2\n\\.\nz\ny\nCOPY c  FROM stdin;\n\\.\n"
+    );
+}
+
+#[test]
+fn rows_of_partitions_are_gathered_only_where_they_share_a_root() {
+    let dump = "COPY r (b) FROM stdin;\n2\n\\.\nx\nCOPY a (b) FROM stdin;\n2\n1\n\\.\nCOPY r (b) FROM stdin;\n1\n\\.\n";
+    assert_eq!(
+        with_partitions_gathered(dump),
+        "COPY r (b) FROM stdin;\n1\n2\n\\.\nx\nCOPY a (b) FROM stdin;\n2\n1\n\\.\nCOPY r (b) FROM stdin;\n\\.\n"
     );
 }
