@@ -3,18 +3,20 @@
 //! Comes in: a database, an inventory, and what the server said while loading. Goes out: each
 //! difference as a sentence. Changes nothing.
 
+mod schema;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use sqlx::postgres::PgConnection;
 
+pub(super) use self::schema::database_lines;
 use super::load::Loaded;
-use super::{JobError, Progress, blocking};
+use super::{JobError, Progress};
 use crate::postgres::copy::CopyOut;
 use crate::postgres::describe;
 use crate::postgres::session;
-use crate::postgres::tools::{RunningTool, Streams, Tools, read_schema_text};
+use crate::postgres::tools::Tools;
 use crate::postgres::{PostgresError, describe::select_rows};
 use crate::rules::digest::RowTally;
 use crate::rules::manifest::{Inventory, Manifest, TableRecord};
@@ -34,8 +36,11 @@ pub enum Proof {
 /// What a comparison found.
 #[derive(Debug, Default)]
 pub struct Proven {
-    /// Each difference as a sentence; none means that the database is the one of the snapshot.
+    /// Each difference in rows, sequences or large objects as a sentence.
     pub problems: Vec<String>,
+    /// Each difference in the schema as a sentence; none of either means that the database is the
+    /// one of the snapshot.
+    pub schema_problems: Vec<String>,
     /// What could not be compared, and why.
     pub notes: Vec<String>,
     /// Tables compared.
@@ -75,7 +80,7 @@ pub async fn prove(
     compare_structures(claim.inventory, &mut session, &mut proven).await?;
     compare_extensions(claim.inventory, &mut session, &mut proven).await?;
     compare_large_objects(claim.inventory, &mut session, progress, &mut proven).await?;
-    compare_schema(claim, connection, tools, &mut session, progress, &mut proven).await?;
+    schema::compare(claim, connection, tools, &mut session, progress, &mut proven).await?;
     Ok(proven)
 }
 
@@ -214,7 +219,7 @@ async fn compare_structures(
         found.contains(name) || name.strip_suffix(" (invalid)").is_some_and(|valid| found.contains(valid))
     };
     proven
-        .problems
+        .schema_problems
         .extend(wanted.iter().filter(|name| !is_there(name)).map(|name| format!("{name} is missing")));
     Ok(())
 }
@@ -227,7 +232,7 @@ async fn compare_extensions(
     let found = describe::extensions(session).await?;
     for wanted in &inventory.extensions {
         match found.iter().find(|extension| extension.name == wanted.name) {
-            None => proven.problems.push(format!("extension {} is missing", wanted.name)),
+            None => proven.schema_problems.push(format!("extension {} is missing", wanted.name)),
             Some(extension) if extension.version != wanted.version => proven.notes.push(format!(
                 "extension {} is {} here, {} in the snapshot",
                 wanted.name, extension.version, wanted.version
@@ -258,141 +263,4 @@ async fn compare_large_objects(
         proven.problems.push("large objects differ".into());
     }
     Ok(())
-}
-
-/// Compares the schema as SQL text: the database dumped anew, against the archive.
-///
-/// Both go through the same pg_dump and pg_restore, so that equal schemas are equal texts; between
-/// major versions they are not, and the comparison of structures has to do.
-async fn compare_schema(
-    claim: &Claim<'_>,
-    connection: &Connection,
-    tools: &Tools,
-    session: &mut PgConnection,
-    progress: &Arc<Progress>,
-    proven: &mut Proven,
-) -> Result<(), JobError> {
-    let server_major = session::server_version_num(session).await? / 10_000;
-    let dumped_by = claim.manifest.pg_dump_version.split('.').next().unwrap_or_default();
-    if claim.manifest.server_version_num / 10_000 != server_major || dumped_by != tools.major.to_string() {
-        proven.notes.push(format!(
-            "the schema's text is not compared between versions (snapshot: server {}, pg_dump {}; here: server {server_major}, pg_dump {})",
-            claim.manifest.server_version_num / 10_000,
-            claim.manifest.pg_dump_version,
-            tools.version
-        ));
-        return Ok(());
-    }
-    let archive = || {
-        let path = &claim.loaded.schema_archive;
-        File::open(path).map_err(|source| JobError::Disk { action: "read", path: path.clone(), source })
-    };
-    let wanted = archive_lines(archive()?, connection, tools).await?;
-    progress.beat();
-    let encoding = &claim.inventory.properties.encoding;
-    let found = database_lines(connection, tools, encoding).await?;
-    progress.beat();
-    let first = wanted.iter().zip(&found).position(|(wanted, found)| wanted != found);
-    let first = first.or_else(|| (wanted.len() != found.len()).then(|| wanted.len().min(found.len())));
-    if let Some(number) = first {
-        // Only where they differ are the texts themselves of interest: read them once more.
-        let wanted = archive_line(archive()?, connection, tools, number).await?;
-        let found = database_line(connection, tools, encoding, number).await?;
-        proven
-            .problems
-            .push(format!("the schema is not that of the snapshot: {wanted:?} there is {found:?} here"));
-    }
-    Ok(())
-}
-
-/// A schema as the hashes of its lines.
-pub(super) type Lines = Vec<u64>;
-
-/// Reads the schema of a live database.
-pub(super) async fn database_lines(
-    connection: &Connection,
-    tools: &Tools,
-    encoding: &str,
-) -> Result<Lines, JobError> {
-    let mut dump = dump_schema(connection, tools, encoding)?;
-    let lines = archive_lines(dump.stdout()?, connection, tools).await;
-    dump.reap().await?;
-    lines
-}
-
-async fn database_line(
-    connection: &Connection,
-    tools: &Tools,
-    encoding: &str,
-    number: usize,
-) -> Result<String, JobError> {
-    let mut dump = dump_schema(connection, tools, encoding)?;
-    let line = archive_line(dump.stdout()?, connection, tools, number).await;
-    dump.reap().await?;
-    line
-}
-
-async fn archive_lines(archive: File, connection: &Connection, tools: &Tools) -> Result<Lines, JobError> {
-    read_archive(archive, connection, tools, Lines::new(), |lines, line| lines.push(hash_of_line(line))).await
-}
-
-/// pg_dump names the roles of a policy in the order of their OIDs, which another cluster may have
-/// in another order: such a line counts as the bag of its words.
-fn hash_of_line(line: &[u8]) -> u64 {
-    use xxhash_rust::xxh3::xxh3_64;
-    if !line.starts_with(b"CREATE POLICY ") {
-        return xxh3_64(line);
-    }
-    let words = line.split(|byte| matches!(byte, b' ' | b','));
-    words.fold(0, |sum: u64, word| sum.wrapping_add(xxh3_64(word)))
-}
-
-async fn archive_line(
-    archive: File,
-    connection: &Connection,
-    tools: &Tools,
-    number: usize,
-) -> Result<String, JobError> {
-    let keep = move |(at, kept): &mut (usize, String), line: &[u8]| {
-        if *at == number {
-            *kept = String::from_utf8_lossy(line).trim_end().to_owned();
-        }
-        *at += 1;
-    };
-    Ok(read_archive(archive, connection, tools, (0, String::new()), keep).await?.1)
-}
-
-fn dump_schema(connection: &Connection, tools: &Tools, encoding: &str) -> Result<RunningTool, PostgresError> {
-    let mut command = tools.command("pg_dump", connection);
-    command.args([
-        "--format=custom",
-        "--compress=0",
-        "--no-password",
-        "--section=pre-data",
-        "--section=post-data",
-    ]);
-    command.arg(format!("--encoding={encoding}"));
-    RunningTool::start(command, Streams::Out)
-}
-
-/// Has pg_restore write an archive as text, and folds its lines into `folded`.
-async fn read_archive<T: Send + 'static>(
-    archive: File,
-    connection: &Connection,
-    tools: &Tools,
-    mut folded: T,
-    fold: impl Fn(&mut T, &[u8]) + Send + 'static,
-) -> Result<T, JobError> {
-    let mut command = tools.command("pg_restore", connection);
-    command.arg("--file=-").env_remove("PGDATABASE");
-    let mut restore = RunningTool::start_reading(command, archive)?;
-    let text = restore.stdout()?;
-    let read = blocking(move || {
-        read_schema_text(text, |line| fold(&mut folded, line))
-            .map(|()| folded)
-            .map_err(|source| PostgresError::Pump { tool: "pg_restore".into(), source })
-    })
-    .await;
-    restore.reap().await?;
-    read
 }

@@ -268,15 +268,32 @@ async fn prepare_as_planned(
     let create = |name: &str| create_database(name, &inventory.properties, version_num);
     let beside = Beside::create(means.ledger, &mut session, marker, clock(), create).await?;
     let (loaded, proven) = load_and_prove(means, request, source, &inventory, &tools, &beside).await?;
-    if !proven.problems.is_empty() {
+    let (rows, tables) = (proven.rows, proven.tables);
+    let mut notes = accepted_or_refused(request, loaded, proven)?;
+    notes.extend(plan.warnings);
+    Ok(Prepared { session, beside, inventory, rows, tables, notes })
+}
+
+/// What is to be known of what was loaded, if it may be taken.
+///
+/// What an accepted error of pg_restore left out of the schema was accepted with it; rows that
+/// differ never are.
+fn accepted_or_refused(
+    request: &Request<'_>,
+    loaded: load::Loaded,
+    proven: prove::Proven,
+) -> Result<Vec<String>, JobError> {
+    let (mut problems, mut notes) = (proven.problems, loaded.accepted);
+    let of_schema = if notes.is_empty() { &mut problems } else { &mut notes };
+    of_schema.extend(proven.schema_problems);
+    if !problems.is_empty() {
         return Err(JobError::NotProven {
             action: format!("restore {}", request.entry.manifest.id),
-            problems: proven.problems,
+            problems,
         });
     }
-    let notes = proven.notes.into_iter().chain(loaded.accepted).chain(loaded.notes).chain(plan.warnings);
-    let (rows, tables, notes) = (proven.rows, proven.tables, notes.collect());
-    Ok(Prepared { session, beside, inventory, rows, tables, notes })
+    notes.extend(proven.notes.into_iter().chain(loaded.notes));
+    Ok(notes)
 }
 
 async fn take_name(

@@ -122,3 +122,45 @@ fn hash_partitions_on_an_enum_come_back_whole() {
 fn hash_partitions_on_an_enum_come_back_whole_through_chunks() {
     hash_partitions_on_an_enum_come_back(TINY);
 }
+
+#[test]
+fn a_foreign_key_that_rows_break_is_left_out_when_errors_are_accepted() {
+    let cluster = a_cluster().start();
+    cluster.create_database("app");
+    cluster.psql(
+        "app",
+        "CREATE TABLE one (a int PRIMARY KEY); CREATE TABLE two (a int REFERENCES one);
+         SET session_replication_role = replica; INSERT INTO two VALUES (5)",
+    );
+    let belay = Belay::new(&cluster, "app");
+    assert_eq!(belay.run(["init", "--single-recipient"]).code, 0);
+    assert_eq!(belay.run(["snapshot", "app"]).code, 0);
+    assert_eq!(belay.run(["restore", "app", "--into", "back"]).code, 5);
+    let restored = belay.json(["restore", "app", "--into", "back", "--accept-errors"]);
+    let notes = restored["notes"].to_string();
+    for said in [
+        "violates foreign key constraint",
+        "constraint public.two two_a_fkey is missing",
+        "not that of the snapshot: \\\"ALTER TABLE ONLY public.two\\\" there is its end here",
+    ] {
+        assert!(notes.contains(said), "{said} is not in {notes}");
+    }
+    assert_eq!(cluster.psql("back", "SELECT a FROM two"), "5");
+}
+
+#[test]
+fn rows_that_are_missing_are_never_accepted() {
+    let cluster = a_cluster().start();
+    cluster.create_database("app");
+    cluster.psql(
+        "app",
+        "CREATE FUNCTION fits(int) RETURNS bool LANGUAGE sql AS 'SELECT true'; CREATE TABLE t (a int CHECK (fits(a)));
+         INSERT INTO t VALUES (1); CREATE OR REPLACE FUNCTION fits(int) RETURNS bool LANGUAGE sql AS 'SELECT false'",
+    );
+    let belay = Belay::new(&cluster, "app");
+    assert_eq!(belay.run(["init", "--single-recipient"]).code, 0);
+    assert_eq!(belay.run(["snapshot", "app"]).code, 0);
+    let refused = belay.run(["restore", "app", "--into", "back", "--accept-errors"]);
+    assert_eq!(refused.code, 4, "{}", refused.stderr);
+    assert!(refused.stderr.contains("has 0 rows, the snapshot has 1"), "{}", refused.stderr);
+}

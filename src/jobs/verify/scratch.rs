@@ -113,6 +113,7 @@ async fn load_and_prove(
     let claim = Claim { manifest: &source.entry.manifest, inventory, loaded: &loaded };
     let proven = prove::prove(&claim, connection, tools, Proof::Full, means.jobs, means.progress).await?;
     findings.differences.extend(proven.problems);
+    findings.differences.extend(proven.schema_problems);
     findings.notes.extend(proven.notes);
     findings.notes.extend(loaded.notes);
     findings.tables = proven.tables;
