@@ -102,7 +102,7 @@ pub async fn run(global: &Global, args: RestoreArgs, inputs: Inputs) -> Result<R
     let entry = listing.select(Some(&name), &args.from).map_err(Failure::of(&title))?;
     let newer = listing.rejected_after(entry);
     if !args.tables.is_empty() {
-        return tables::run(global, &args, &ground, entry, newer).await;
+        return Box::pin(tables::run(global, &args, &ground, entry, newer)).await;
     }
     let request = request(&args, &ground, entry);
     if args.plan {
@@ -115,7 +115,7 @@ pub async fn run(global: &Global, args: RestoreArgs, inputs: Inputs) -> Result<R
     let id = entry.manifest.id.to_string();
     let mut restored = ground
         .carry_out(global, &title, request.destination.name(), &id, async |means| {
-            restore::restore(means, &request, clock::now).await
+            Box::pin(restore::restore(means, &request, clock::now)).await
         })
         .await?;
     restored.notes.extend(newer);

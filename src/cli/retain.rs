@@ -44,7 +44,7 @@ pub async fn run(global: &Global, args: RetainArgs) -> Result<Report, Failure> {
         progress: &progress,
     };
     if args.dry_run {
-        let work = retain::retain(&means, Mode::DryRun, clock::now());
+        let work = Box::pin(retain::retain(&means, Mode::DryRun, clock::now()));
         let retained = shown(global, TITLE, &progress, work).await.map_err(Failure::of(TITLE))?;
         return Ok(report(&retained, Mode::DryRun));
     }
@@ -58,7 +58,7 @@ pub async fn run(global: &Global, args: RetainArgs) -> Result<Report, Failure> {
     host.catalog.check_writer(signing).map_err(Failure::of(TITLE))?;
     let subject = |retained: &Retained| format!("{} removed", retained.removed.len());
     let retained = super::recorded(&ledger, JobKind::Retain, None, TITLE, subject, async {
-        let work = retain::retain(&means, Mode::CarryOut, clock::now());
+        let work = Box::pin(retain::retain(&means, Mode::CarryOut, clock::now()));
         shown(global, TITLE, &progress, work).await.map_err(Failure::of(TITLE))
     })
     .await?;

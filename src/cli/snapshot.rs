@@ -96,7 +96,7 @@ async fn take_one(
         &title,
         |taken: &Taken| taken.manifest.id.to_string(),
         async {
-            let work = snapshot::take(&means, database, rand::random(), clock::now);
+            let work = Box::pin(snapshot::take(&means, database, rand::random(), clock::now));
             shown(global, &title, &progress, work).await.map_err(Failure::of(&title))
         },
     )

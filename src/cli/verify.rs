@@ -97,7 +97,7 @@ pub async fn run(global: &Global, args: VerifyArgs, inputs: Inputs) -> Result<Re
         &title,
         |v: &Verified| v.record.id.to_string(),
         async {
-            let work = verify::verify(&means, entry, depth, clock::now);
+            let work = Box::pin(verify::verify(&means, entry, depth, clock::now));
             shown(global, &title, &progress, work).await.map_err(Failure::of(&title))
         },
     )

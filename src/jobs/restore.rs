@@ -159,7 +159,7 @@ pub async fn prepare(
         });
     }
     let marker = new_marker();
-    let work = prepare_as_planned(means, request, &source, inventory, plan, &marker, clock);
+    let work = Box::pin(prepare_as_planned(means, request, &source, inventory, plan, &marker, clock));
     let prepared = until_stalled(means.progress, request.stall_timeout, "restore the snapshot", work).await;
     or_drop(means, request, &marker, prepared).await
 }
@@ -177,7 +177,7 @@ pub async fn copy_beside(
     clock: fn() -> DateTime<Utc>,
 ) -> Result<Prepared, JobError> {
     let marker = new_marker();
-    let work = copy_as(means, request, &marker, clock);
+    let work = Box::pin(copy_as(means, request, &marker, clock));
     let copied = until_stalled(means.progress, request.stall_timeout, "copy the database", work).await;
     or_drop(means, request, &marker, copied).await
 }
@@ -217,7 +217,7 @@ pub async fn finish(
     clock: fn() -> DateTime<Utc>,
 ) -> Result<Restored, JobError> {
     let marker = prepared.beside.marker.clone();
-    let work = take_name(means, request, prepared, clock);
+    let work = Box::pin(take_name(means, request, prepared, clock));
     let restored = until_stalled(means.progress, request.stall_timeout, "restore the snapshot", work).await;
     or_drop(means, request, &marker, restored).await
 }

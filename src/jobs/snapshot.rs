@@ -76,7 +76,7 @@ pub async fn take(
         means.progress,
         database.stall_timeout,
         "take the snapshot",
-        take_steadily(means, database, noise, clock),
+        Box::pin(take_steadily(means, database, noise, clock)),
     )
     .await
 }

@@ -102,7 +102,7 @@ pub async fn verify_keeping_copy(
     clock: fn() -> DateTime<Utc>,
 ) -> Result<(Verified, Option<ScratchCopy>), JobError> {
     let watch = Stopwatch::start();
-    let work = find(means, entry, depth);
+    let work = Box::pin(find(means, entry, depth));
     let mut findings =
         until_stalled(means.progress, means.stall_timeout, "verify the snapshot", work).await?;
     findings.damaged_chunks.sort();

@@ -44,7 +44,7 @@ pub async fn run(
     let id = entry.manifest.id.to_string();
     let mut restored = ground
         .carry_out(global, &title, &connection.database, &id, async |means| {
-            tables::restore(means, &request).await
+            Box::pin(tables::restore(means, &request)).await
         })
         .await?;
     restored.notes.extend(notes);
