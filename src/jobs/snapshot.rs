@@ -115,8 +115,9 @@ async fn take_steadily(
     keeper.close().await?;
     let inventory = facts.inventory(&home, copied, sequences, &archives);
     let sealed_inventory = store_inventory(means, &home, &inventory).await?;
-    let manifest = facts.manifest(means, &home, &inventory, archives, sealed_inventory, &shelf, clock());
+    let mut manifest = facts.manifest(means, &home, &inventory, archives, sealed_inventory, &shelf, clock());
     let text = restore_text::restore_text(&manifest, &inventory);
+    manifest.objects.restore_text = Some(ObjectRecord::of_unsealed(text.as_bytes()));
     means.catalog.store().put(&home.key(layout::RESTORE_TEXT), Parts::whole(text)).await?;
     means.catalog.publish(&manifest, means.signing).await?;
 
@@ -238,6 +239,7 @@ impl Facts {
             data: archives.data,
             globals: archives.globals,
             inventory: sealed_inventory,
+            restore_text: None,
         };
         let chunks = shelf.used();
         let own = [&objects.schema, &objects.data, &objects.globals, &objects.inventory];

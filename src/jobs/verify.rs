@@ -211,8 +211,10 @@ fn expected(means: &Means<'_>, entry: &Entry) -> Vec<Expected> {
         (layout::GLOBALS, &objects.globals),
         (layout::INVENTORY, &objects.inventory),
     ];
+    let restore_text = objects.restore_text.iter().map(|record| (layout::RESTORE_TEXT, record));
     let mut all: Vec<Expected> = own
         .into_iter()
+        .chain(restore_text)
         .map(|(name, record)| Expected {
             key: entry.home.key(name),
             stored_bytes: record.stored_bytes,

@@ -1,7 +1,8 @@
 //! The stored format, version 1: manifest, inventory, verification record.
 //!
 //! The *manifest* is plain and signed; it says what a snapshot consists of, without names of
-//! tables. The *inventory* is sealed; it says what a restored database must hold. A
+//! tables. Its digests cover everything that a restore reads or runs, the plain `RESTORE.txt`
+//! too. The *inventory* is sealed; it says what a restored database must hold. A
 //! *verification record* is plain and signed; it says what was proven of a snapshot, and when.
 //!
 //! A chunk's name is its chunk id, 32 hexadecimal digits of a keyed BLAKE3 over the plain digest
@@ -59,6 +60,18 @@ pub struct ObjectRecord {
     pub stored_sha256: Digest256,
 }
 
+impl ObjectRecord {
+    /// The record of an object that is stored as it is.
+    pub fn of_unsealed(bytes: &[u8]) -> Self {
+        Self {
+            plain_bytes: bytes.len() as u64,
+            plain_blake3: Digest256::blake3(bytes),
+            stored_bytes: bytes.len() as u64,
+            stored_sha256: Digest256::sha256(bytes),
+        }
+    }
+}
+
 /// One chunk object that a snapshot needs.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ChunkRecord {
@@ -88,6 +101,10 @@ pub struct Objects {
     pub globals: ObjectRecord,
     /// `inventory.json.gz.age`
     pub inventory: ObjectRecord,
+    /// `RESTORE.txt`, which lies in the open; absent in manifests written before it was
+    /// recorded, and not compared then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore_text: Option<ObjectRecord>,
 }
 
 /// `manifest.json`: our record of one snapshot, and its commit point.
@@ -127,15 +144,15 @@ pub struct Manifest {
     pub tables: u64,
     /// Rows in those tables.
     pub rows: u64,
-    /// Plain bytes of all objects and chunks.
+    /// Plain bytes of all sealed objects and chunks.
     pub plain_bytes: u64,
-    /// Stored bytes of all objects and chunks, shared or not.
+    /// Stored bytes of all sealed objects and chunks, shared or not.
     pub stored_bytes: u64,
     /// The objects in the snapshot's folder.
     pub objects: Objects,
     /// The chunks that the snapshot needs, each once, sorted by name.
     pub chunks: Vec<ChunkRecord>,
-    /// The age recipients that every object of the folder, and every chunk, is sealed to.
+    /// The age recipients that every sealed object of the folder, and every chunk, is sealed to.
     pub recipients: Vec<String>,
 }
 

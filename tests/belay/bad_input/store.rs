@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::{TABLES, TINY, assert_told, databases, initialized, snapshot_of, told};
-use crate::world::{Belay, Cluster, a_cluster, document, signed};
+use crate::world::{Belay, Cluster, a_cluster, change_manifest, document, signed};
 
 /// A repository with a good snapshot and one that is to be damaged.
 struct Damaged {
@@ -147,6 +147,38 @@ fn flipped_bit_truncation_and_deletion_are_named_in_every_kind_of_object() {
         4,
         &["globals.sql.gz.age", "missing"],
     );
+}
+
+#[test]
+fn restore_text_that_was_edited_or_deleted_is_named_at_every_depth() {
+    let world = Damaged::new();
+    let text = world.object("RESTORE.txt");
+    for depth in ["stored", "readable", "restored"] {
+        let verify = || world.belay.run(["verify", &world.bad, "--depth", depth]);
+        change(&text, |bytes| bytes.extend_from_slice(b"cat \"$IDENTITY\"\n"));
+        assert_told(&verify(), 4, &["RESTORE.txt", "bytes, the manifest says"]);
+        world.mend();
+        change(&text, |bytes| flip(bytes));
+        assert_told(&verify(), 4, &["RESTORE.txt", "SHA-256 is not that of the manifest"]);
+        std::fs::remove_file(&text).expect("remove the text");
+        assert_told(&verify(), 4, &["RESTORE.txt", "missing"]);
+        world.mend();
+        assert_eq!(verify().code, 0);
+        world.mend();
+    }
+}
+
+#[test]
+fn restore_text_that_an_older_manifest_does_not_record_is_not_compared() {
+    let world = Damaged::new();
+    change_manifest(&world.object("manifest.json"), &world.belay, |manifest| {
+        let recorded = manifest["objects"].as_object_mut().expect("an object").remove("restore_text");
+        assert!(recorded.is_some());
+    });
+    change(&world.object("RESTORE.txt"), |bytes| flip(bytes));
+    assert_eq!(world.belay.run(["verify", &world.bad, "--depth", "readable"]).code, 0);
+    let restored = world.belay.run(["restore", "app", "--from", &world.bad, "--into", "back"]);
+    assert_eq!(restored.code, 0, "{}", told(&restored));
 }
 
 #[test]
