@@ -4,6 +4,7 @@
 //! verification records and pins. Nothing is listed without a manifest whose signature fits and
 //! that lies where it says it belongs.
 
+mod documents;
 mod listing;
 
 use std::collections::BTreeMap;
@@ -12,8 +13,11 @@ use std::sync::Arc;
 use chrono::DateTime;
 use ed25519_dalek::SigningKey;
 use futures::{StreamExt as _, TryStreamExt as _};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
+use self::documents::{
+    misplaced, newest_manifest, open_document, read_manifest, read_record, repository_key,
+};
 use crate::rules::layout::{self, ObjectKey, SnapshotHome, SnapshotId};
 use crate::rules::manifest::{
     self, MANIFEST_KIND, Manifest, REPOSITORY_KIND, RepositoryRecord, UnknownFormat, VERIFICATION_KIND,
@@ -189,6 +193,35 @@ impl Catalog {
         Ok(Self { store, cluster: cluster.into(), record, trusted })
     }
 
+    /// Opens a repository that has lost its record, by what its manifests say.
+    ///
+    /// To read from: the record is a stand-in. Manifests of other repositories than that of the
+    /// newest one that `trusted` signed are not believed.
+    ///
+    /// # Errors
+    /// Why the newest manifest is not believed, when none is; [`CatalogError::RecordLost`] when
+    /// there is none.
+    pub async fn open_by_manifests(
+        store: Arc<dyn Store>,
+        cluster: &str,
+        trusted: Vec<SignerKey>,
+    ) -> Result<Self, CatalogError> {
+        let lost =
+            || CatalogError::RecordLost { store: store.address().into(), key: repository_key().to_string() };
+        let (signer, former_signers) = trusted.split_first().ok_or_else(lost)?;
+        let manifest = newest_manifest(store.as_ref(), cluster, &trusted).await?.ok_or_else(lost)?;
+        let record = RepositoryRecord {
+            format: manifest::FORMAT,
+            repository: manifest.repository,
+            created_at: manifest.taken_at,
+            host: "unknown".into(),
+            signer: signer.clone(),
+            former_signers: former_signers.to_vec(),
+            recipients: manifest.recipients,
+        };
+        Ok(Self { store, cluster: cluster.into(), record, trusted })
+    }
+
     /// The store below.
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.store
@@ -259,23 +292,13 @@ impl Catalog {
         if !has(layout::MANIFEST) {
             return Ok(None);
         }
-        let key = home.key(layout::MANIFEST);
-        let bytes = match read_small(self.store.as_ref(), &key, MANIFEST_MAX_BYTES).await {
+        let manifest = match read_manifest(self.store.as_ref(), home, &self.trusted).await {
             // Retention removes the manifest first: gone since the listing is gone.
-            Err(StoreError::Missing { .. }) => return Ok(None),
+            Err(CatalogError::Store(StoreError::Missing { .. })) => return Ok(None),
             other => other?,
         };
-        let manifest: Manifest = open_document(MANIFEST_KIND, &key, &bytes, &self.trusted)?;
-        let is_at_home = manifest.id == home.id
-            && manifest.database == home.database
-            && manifest.cluster == home.cluster
-            && manifest.repository == self.record.repository;
-        if !is_at_home {
-            return Err(CatalogError::Misplaced {
-                key: key.to_string(),
-                id: manifest.id,
-                database: manifest.database,
-            });
+        if manifest.repository != self.record.repository {
+            return Err(misplaced(&home.key(layout::MANIFEST), manifest));
         }
         let verifications = self.read_verifications(&manifest, objects).await?;
         let pin = if has(layout::PIN) { self.read_pin(home).await? } else { None };
@@ -393,45 +416,4 @@ impl Catalog {
             id: manifest.id.clone(),
         }
     }
-}
-
-fn repository_key() -> ObjectKey {
-    ObjectKey::new(layout::REPOSITORY_RECORD).expect("the name of the record is a key")
-}
-
-/// Reads `belay.json`, unopened.
-async fn read_record(store: &dyn Store) -> Result<Vec<u8>, CatalogError> {
-    let key = repository_key();
-    match read_small(store, &key, SMALL_MAX_BYTES).await {
-        Err(StoreError::Missing { store: address, .. }) => {
-            let is_ours = |object: &ObjectInfo| {
-                SnapshotHome::of_key(&object.key).is_some() || layout::chunk_name(&object.key).is_some()
-            };
-            Err(if store.list("").await?.iter().any(is_ours) {
-                CatalogError::RecordLost { store: address, key: key.to_string() }
-            } else {
-                CatalogError::NoRepository { store: address }
-            })
-        }
-        other => Ok(other?),
-    }
-}
-
-/// What every signed document of ours has, whatever else its format puts into it.
-#[derive(Deserialize)]
-struct Formatted {
-    format: u32,
-}
-
-/// Opens a document that `trusted` signed; its format is looked at before the rest of it.
-fn open_document<T: serde::de::DeserializeOwned>(
-    kind: &'static str,
-    key: &ObjectKey,
-    bytes: &[u8],
-    trusted: &[SignerKey],
-) -> Result<T, CatalogError> {
-    let untrusted = |source| CatalogError::Untrusted { key: key.to_string(), source };
-    let Formatted { format } = signature::open(kind, bytes, trusted).map_err(untrusted)?;
-    manifest::check_format(format).map_err(|source| CatalogError::Format { key: key.to_string(), source })?;
-    signature::open(kind, bytes, trusted).map_err(untrusted)
 }

@@ -236,7 +236,8 @@ fn on_catalog(error: &CatalogError) -> Advice {
         }
         CatalogError::RecordLost { .. } => said(
             ExitCode::Problem,
-            "put belay.json back from a copy of the repository; a new one would disown every snapshot",
+            "put belay.json back from a copy of the repository, or write it again from the signed manifests: `belay init --takeover`, \
+            with the recipients that the recovery kit names; `belay restore --standalone --trust-signer KEY` does without it",
         ),
         CatalogError::ForeignWriter { .. } => said(
             ExitCode::Refused,

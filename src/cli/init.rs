@@ -32,7 +32,7 @@ pub struct InitArgs {
     /// Seal to this host's identity alone: if the host is lost, so are all snapshots
     #[arg(long, conflicts_with_all = ["offline_recipient", "offline_identity"])]
     pub single_recipient: bool,
-    /// Make this host the writer of a repository that another host made
+    /// Make this host the writer of a repository that another host made, or whose belay.json is lost
     #[arg(long)]
     pub takeover: bool,
 }

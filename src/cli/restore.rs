@@ -100,7 +100,7 @@ pub async fn run(global: &Global, args: RestoreArgs, inputs: Inputs) -> Result<R
     let listing = ground.catalog.list().await.map_err(Failure::of(&title))?;
     let name = ground.database.connection.database.clone();
     let entry = listing.select(Some(&name), &args.from).map_err(Failure::of(&title))?;
-    let newer = listing.rejected_after(entry);
+    let newer = ground.note().into_iter().chain(listing.rejected_after(entry)).collect::<Vec<_>>();
     if !args.tables.is_empty() {
         return Box::pin(tables::run(global, &args, &ground, entry, newer)).await;
     }
@@ -139,7 +139,7 @@ struct Ground {
     state_directory: PathBuf,
     keep_replaced: TimeDelta,
     /// Removes the state directory at the end.
-    _standalone: Option<Standalone>,
+    standalone: Option<Standalone>,
 }
 
 impl Ground {
@@ -160,7 +160,7 @@ impl Ground {
                 bin_directory: None,
                 state_directory: standalone.state_directory().to_owned(),
                 keep_replaced: TimeDelta::zero(),
-                _standalone: Some(standalone),
+                standalone: Some(standalone),
             }
         } else {
             let host = Host::open_trusting(&global.config, &args.standalone.trust_signer).await?;
@@ -175,11 +175,15 @@ impl Ground {
                 keep_replaced: host.settings.retention.keep_replaced,
                 path: host.path,
                 catalog: host.catalog,
-                _standalone: None,
+                standalone: None,
             }
         };
         ground.database.jobs = args.jobs.unwrap_or(ground.database.jobs);
         Ok(ground)
+    }
+
+    fn note(&self) -> Option<String> {
+        self.standalone.as_ref().and_then(|standalone| standalone.note.clone())
     }
 
     /// Runs `work` on the database `name` under the locks of the host, written down in its ledger.

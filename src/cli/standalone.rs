@@ -9,9 +9,9 @@ use std::path::Path;
 
 use clap::Args;
 
-use super::host::{open_catalog, open_store};
+use super::host::open_store;
 use super::report::{ExitCode, Failure};
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, CatalogError};
 use crate::ledger::Ledger;
 use crate::rules::layout::{MANIFEST, SnapshotHome};
 use crate::rules::signature::SignerKey;
@@ -43,6 +43,8 @@ fn signer(text: &str) -> Result<SignerKey, String> {
 pub struct Standalone {
     /// The repository, seen from the cluster that was named or is the only one.
     pub catalog: Catalog,
+    /// What should be known of the repository.
+    pub note: Option<String>,
     /// The search path for programs.
     pub path: String,
     state: tempfile::TempDir,
@@ -74,8 +76,17 @@ impl Standalone {
             Some(cluster) => cluster.clone(),
             None => only_cluster(store.as_ref()).await?,
         };
-        let catalog = open_catalog(store, &cluster, args.trust_signer.clone()).await?;
-        Ok(Self { catalog, path: settings::search_path(), state })
+        let opened = Catalog::open(store.clone(), &cluster, args.trust_signer.clone()).await;
+        let (opened, note) = match opened {
+            Err(CatalogError::RecordLost { key, .. }) => {
+                let note =
+                    format!("{key} is missing from the repository: its signed manifests are gone by alone");
+                (Catalog::open_by_manifests(store, &cluster, args.trust_signer.clone()).await, Some(note))
+            }
+            opened => (opened, None),
+        };
+        let catalog = opened.map_err(Failure::of(ACTION))?;
+        Ok(Self { catalog, note, path: settings::search_path(), state })
     }
 
     /// A 0700 directory that is removed with this.

@@ -67,6 +67,27 @@ fn a_bare_machine_restores_with_the_recovery_kit() {
 }
 
 #[test]
+fn a_bare_machine_restores_from_manifests_alone_where_the_record_is_lost() {
+    let (cluster, belay, signer) = a_snapshot();
+    std::fs::remove_file(belay.repository().join("belay.json")).unwrap();
+    let trusting = ["--trust-signer", &signer, "--into", "copy"];
+    let (code, text) = ended(&mut standalone(&cluster, &belay, &[&trusting[..], &["--plan"]].concat()));
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("warning: belay.json is missing"), "{text}");
+    let (code, text) = ended(&mut standalone(&cluster, &belay, &trusting));
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("note: belay.json is missing"), "{text}");
+    assert_eq!(cluster.psql("copy", "SELECT sum(n) FROM t"), "5050");
+
+    // The public key of RFC 8032's first test: somebody, but not this host.
+    let somebody = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a";
+    let (code, text) =
+        ended(&mut standalone(&cluster, &belay, &["--trust-signer", somebody, "--into", "other"]));
+    assert_eq!(code, 4, "{text}");
+    assert_eq!(traces(&cluster), ("app\ncopy\npostgres".into(), 0));
+}
+
+#[test]
 fn a_bare_machine_swaps_and_keeps_the_previous_database() {
     let (cluster, belay, signer) = a_snapshot();
     cluster.psql("app", "DROP TABLE t");

@@ -318,6 +318,11 @@ fn repository_record_that_is_damaged_forged_or_lost_is_named() {
     fails(&["missing", "hint: put belay.json back"]);
     // A new record would disown every snapshot.
     assert_told(&world.belay.run(["init", "--single-recipient"]), 4, &["belay.json is missing"]);
+    // Written again from what the manifests say.
+    assert_told(&world.belay.run(["init", "--takeover", "--single-recipient"]), 0, &["recovery kit"]);
+    world.assert_good_is_restorable();
+    snapshot_of(&world.belay, "app");
+    assert_eq!(world.belay.json(["list"])["snapshots"].as_array().expect("a list").len(), 3);
     world.mend();
     world.assert_good_is_restorable();
 }
