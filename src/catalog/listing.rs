@@ -128,8 +128,15 @@ pub enum Selector {
     Latest,
     /// The newest that was verified to at least this depth.
     LatestVerified(Depth),
-    /// The newest from before this Alembic revision was there.
+    /// The newest from before this Alembic revision was there; the beginning of its id will do.
     BeforeRevision(String),
+}
+
+/// How many revisions are named where one is not found.
+const REVISIONS_NAMED: usize = 5;
+
+fn first(revisions: &[&String]) -> String {
+    revisions.iter().take(REVISIONS_NAMED).map(|revision| revision.as_str()).collect::<Vec<_>>().join(", ")
 }
 
 impl Listing {
@@ -158,12 +165,38 @@ impl Listing {
                 of_database().rfind(|entry| entry.verified().is_some_and(|v| v.depth >= *depth))
             }
             Selector::BeforeRevision(revision) => {
-                let has_it = |entry: &&Entry| entry.manifest.revisions.contains(revision);
-                // Those before the first that has it, or all where none does.
-                of_database().take_while(|entry| !has_it(entry)).last()
+                let revision = self.known_revision(database, revision)?;
+                of_database().take_while(|entry| !entry.manifest.revisions.contains(&revision)).last()
             }
         };
         found.ok_or_else(|| self.not_found(database, selector))
+    }
+
+    /// The revision that `wanted` is, or alone begins with it, of those that some snapshot has: one
+    /// that none has may be a typo, or have come and gone between two of them.
+    fn known_revision(&self, database: Option<&str>, wanted: &str) -> Result<String, CatalogError> {
+        let mut known: Vec<&String> = Vec::new();
+        for entry in self.entries.iter().rev() {
+            if database.is_none_or(|name| entry.manifest.database == name) {
+                let new = entry.manifest.revisions.iter().filter(|revision| !known.contains(revision));
+                known.extend(new.collect::<Vec<_>>());
+            }
+        }
+        let begin: Vec<&String> = known.iter().filter(|known| known.starts_with(wanted)).copied().collect();
+        let exact = known.iter().find(|known| known.as_str() == wanted);
+        match (exact, begin.as_slice(), known.is_empty()) {
+            (Some(found), ..) | (None, [found], _) => Ok((*found).clone()),
+            (.., true) => Err(self.not_found(database, &Selector::BeforeRevision(wanted.into()))),
+            (_, [], _) => {
+                let wanted =
+                    format!("none has revision {wanted}; the newest that they have: {}", first(&known));
+                Err(CatalogError::NotFound { wanted })
+            }
+            (_, several, _) => {
+                let wanted = format!("several revisions begin with {wanted}: {}", first(several));
+                Err(CatalogError::NotFound { wanted })
+            }
+        }
     }
 
     fn not_found(&self, database: Option<&str>, selector: &Selector) -> CatalogError {

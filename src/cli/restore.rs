@@ -126,7 +126,12 @@ pub async fn run(global: &Global, args: RestoreArgs, inputs: Inputs) -> Result<R
             .notes
             .push(format!("nothing will remove {kept}: drop it yourself when it is no longer needed"));
     }
-    Ok(report(&restored, &id))
+    Ok(report(&restored, entry))
+}
+
+/// A line that tells Alembic's revisions, where there are any.
+fn revision_line(revisions: &[String]) -> String {
+    if revisions.is_empty() { String::new() } else { format!("  at revision {}\n", revisions.join(", ")) }
 }
 
 /// What a restore stands on: the host's settings and state, or the command line alone.
@@ -241,7 +246,8 @@ fn request<'a>(args: &RestoreArgs, ground: &'a Ground, entry: &'a Entry) -> Requ
     }
 }
 
-fn report(restored: &Restored, from: &str) -> Report {
+fn report(restored: &Restored, from: &Entry) -> Report {
+    let (from, revisions) = (&from.manifest.id, &from.manifest.revisions);
     let mut text = format!(
         "restored {from} into {}: {} tables, {} rows, proven, in {}\n",
         restored.database,
@@ -249,12 +255,13 @@ fn report(restored: &Restored, from: &str) -> Report {
         restored.rows,
         duration_text(restored.elapsed_ms)
     );
+    text.push_str(&revision_line(revisions));
     if let Some(kept) = &restored.previous_kept_as {
         text.push_str(&format!("the database that was there is kept as {kept}\n"));
     }
     text.extend(restored.notes.iter().map(|note| format!("  note: {note}\n")));
     let body = json!({
-        "database": restored.database, "from": from, "into": restored.database,
+        "database": restored.database, "from": from, "revision": revisions, "into": restored.database,
         "previous_kept_as": restored.previous_kept_as, "rows": restored.rows, "tables": restored.tables,
         "notes": restored.notes, "elapsed_ms": restored.elapsed_ms,
     });
@@ -273,6 +280,7 @@ fn plan_report(plan: &RestorePlan) -> Report {
         bytes_text(plan.needed_bytes),
         plan.free_bytes.map(|free| format!(", {} free", bytes_text(free))).unwrap_or_default(),
     );
+    text.push_str(&revision_line(&plan.revisions));
     if let Some(estimate) = plan.estimate_ms {
         text.push_str(&format!(
             "  its last restore into a scratch cluster took {}\n",

@@ -17,6 +17,7 @@ mod gate;
 mod help;
 mod readme;
 mod recipients;
+mod restore_revisions;
 mod restore_standalone;
 mod restore_tables;
 mod settings_in_use;

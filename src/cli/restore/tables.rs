@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{Ground, RestoreArgs};
+use super::{Ground, RestoreArgs, revision_line};
 use crate::catalog::Entry;
 use crate::cli::Global;
 use crate::cli::report::{ExitCode, Failure, Report, duration_text};
@@ -48,14 +48,15 @@ pub async fn run(
         })
         .await?;
     restored.notes.extend(notes);
-    Ok(report(&restored, &id))
+    Ok(report(&restored, entry))
 }
 
 fn default_schema() -> String {
     crate::cli::clock::now().format("restored_%Y%m%dt%H%M%S").to_string()
 }
 
-fn report(restored: &RestoredTables, from: &str) -> Report {
+fn report(restored: &RestoredTables, from: &Entry) -> Report {
+    let (from, revisions) = (&from.manifest.id, &from.manifest.revisions);
     let mut text = format!(
         "restored {} table(s) of {from} into schema {} of {}, proven, in {}\n",
         restored.tables.len(),
@@ -63,10 +64,11 @@ fn report(restored: &RestoredTables, from: &str) -> Report {
         restored.database,
         duration_text(restored.elapsed_ms)
     );
+    text.push_str(&revision_line(revisions));
     text.extend(restored.tables.iter().map(|table| format!("  {}: {} rows\n", table.table, table.rows)));
     text.extend(restored.notes.iter().map(|note| format!("  note: {note}\n")));
     let body = json!({
-        "database": restored.database, "from": from, "into_schema": restored.schema, "tables": restored.tables,
+        "database": restored.database, "from": from, "revision": revisions, "into_schema": restored.schema, "tables": restored.tables,
         "notes": restored.notes, "elapsed_ms": restored.elapsed_ms,
     });
     Report::new("restore", text, &body)

@@ -20,6 +20,9 @@ pub struct RestorePlan {
     pub into: String,
     /// Whether a live database would give up that name.
     pub replaces: bool,
+    /// Alembic's revisions in the snapshot.
+    #[serde(rename = "revision")]
+    pub revisions: Vec<String>,
     /// Tables in the snapshot.
     pub tables: u64,
     /// Rows in the snapshot.
@@ -53,6 +56,7 @@ pub async fn plan(request: &Request<'_>, inventory: &Inventory) -> Result<Restor
         from: manifest.id.clone(),
         into: request.destination.name().into(),
         replaces: matches!(request.destination, Destination::Swap(_)),
+        revisions: manifest.revisions.clone(),
         tables: manifest.tables,
         rows: manifest.rows,
         stored_bytes: manifest.stored_bytes,
