@@ -225,6 +225,16 @@ impl Listing {
         CatalogError::NotFound { wanted }
     }
 
+    /// Whether a newer snapshot of the same database is verified.
+    pub fn has_newer_verified(&self, entry: &Entry) -> bool {
+        let is_it = |other: &Entry| {
+            other.manifest.database == entry.manifest.database
+                && other.order() > entry.order()
+                && other.verified().is_some()
+        };
+        self.entries.iter().any(is_it)
+    }
+
     /// A sentence for each newer snapshot of the same database whose manifest is not believed: who
     /// asks for the latest should know that there was a later one.
     pub fn rejected_after(&self, entry: &Entry) -> Vec<String> {

@@ -142,7 +142,8 @@ fn check_listing(listing: &Listing, findings: &mut Findings) {
             hint,
         );
     }
-    for entry in &listing.entries {
+    // One that failed is no matter once a newer one is verified: it waits for its age.
+    for entry in listing.entries.iter().filter(|entry| !listing.has_newer_verified(entry)) {
         if let Some(failure) = entry.failure() {
             let text = format!(
                 "{} of {} failed its verification: {}",

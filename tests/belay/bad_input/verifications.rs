@@ -77,6 +77,21 @@ fn retention_keeps_the_newest_snapshot_that_was_restored() {
     assert!(folder(&belay, &restored).join("manifest.json").exists());
 }
 
+#[test]
+fn check_warns_of_a_failed_snapshot_until_a_newer_one_is_verified() {
+    let (_cluster, belay) = a_world();
+    let bad = snapshot_of(&belay, "app");
+    verify(&belay, &bad, "stored");
+    turn_into_a_deep_failure(&belay, &bad);
+    let warning = format!("{bad} of app failed its verification: a table differs");
+    assert_told(&belay.run(["check"]), 0, &[&warning, "take another"]);
+    let newer = snapshot_of(&belay, "app");
+    assert_told(&belay.run(["check"]), 0, &[&warning]);
+    verify(&belay, &newer, "stored");
+    let checked = belay.run(["check"]);
+    assert!(!told(&checked).contains(&bad), "{}", told(&checked));
+}
+
 /// A chunk that the snapshot names.
 fn chunk_of(belay: &Belay, id: &str) -> PathBuf {
     let manifest = document(&folder(belay, id).join("manifest.json"));
