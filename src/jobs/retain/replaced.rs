@@ -18,6 +18,51 @@ struct Seen {
     comment: Option<String>,
 }
 
+/// Where a database that was set aside is now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Whereabouts {
+    /// Its cluster does not answer, or cannot be told from others.
+    Unseen,
+    /// It has the name that it was given, or its swap is not settled.
+    AsRecorded,
+    /// Somebody gave it this name.
+    Renamed(String),
+    /// It was dropped.
+    Gone,
+}
+
+/// Looks for every database that was set aside. Reads only.
+///
+/// # Errors
+/// What the ledger says; a cluster that does not answer is [`Whereabouts::Unseen`].
+pub async fn whereabouts(
+    ledger: &Ledger,
+    clusters: &[Connection],
+) -> Result<Vec<(Replacement, Whereabouts)>, JobError> {
+    let mut all: Vec<_> = ledger.replaced().await?.into_iter().map(|it| (it, Whereabouts::Unseen)).collect();
+    for cluster in clusters {
+        if all.iter().all(|(_, is)| *is != Whereabouts::Unseen) {
+            break;
+        }
+        let Ok((mut session, Some(here))) = open(cluster).await else { continue };
+        for (database, is) in all.iter_mut().filter(|(it, _)| it.replacement.system_identifier == here) {
+            if let Ok(seen) = look(&mut session, database.replacement.oid).await {
+                *is = whereabouts_of(database, seen);
+            }
+        }
+    }
+    Ok(all.into_iter().map(|(database, is)| (database.replacement, is)).collect())
+}
+
+fn whereabouts_of(database: &ReplacedDatabase, seen: Option<Seen>) -> Whereabouts {
+    match seen {
+        _ if database.state == ReplacementState::Planned => Whereabouts::AsRecorded,
+        None => Whereabouts::Gone,
+        Some(seen) if seen.name != database.replacement.kept_name => Whereabouts::Renamed(seen.name),
+        Some(_) => Whereabouts::AsRecorded,
+    }
+}
+
 /// What becomes of a database that was set aside.
 #[derive(Debug, PartialEq, Eq)]
 enum Fate {
@@ -29,6 +74,8 @@ enum Fate {
     Gone,
     /// Something about it is not as recorded.
     Leave(String),
+    /// Somebody made it theirs: it is left for good.
+    LetGo(String),
 }
 
 /// Drops what is expired and ours, forgets what is gone, and reports the rest.
@@ -103,6 +150,12 @@ async fn settle_one(
     match fate(database, seen.as_ref(), now) {
         Fate::Stay => {}
         Fate::Leave(reason) => retained.left.push(reason),
+        Fate::LetGo(reason) => {
+            if mode == Mode::CarryOut {
+                ledger.forget_replaced(&recorded.marker).await?;
+            }
+            retained.left.push(reason);
+        }
         Fate::Gone if mode == Mode::CarryOut => ledger.forget_replaced(&recorded.marker).await?,
         Fate::Gone => {}
         Fate::Drop => {
@@ -141,8 +194,8 @@ fn fate(database: &ReplacedDatabase, seen: Option<&Seen>, now: DateTime<Utc>) ->
         return Fate::Stay;
     }
     if seen.name != *kept_name {
-        return Fate::Leave(format!(
-            "database {kept_name} (OID {oid}) is left: it is called {} now",
+        return Fate::LetGo(format!(
+            "database {kept_name} (OID {oid}) is called {} now: it is left for good, and not looked after any more",
             seen.name
         ));
     }
@@ -193,12 +246,19 @@ mod tests {
     }
 
     #[test]
-    fn another_name_or_comment_keeps_a_database() {
-        for other in
-            [seen("app", Some("belay:kept:abc")), seen("app_kept_1", None), seen("app_kept_1", Some("mine"))]
-        {
+    fn another_comment_keeps_a_database() {
+        for other in [seen("app_kept_1", None), seen("app_kept_1", Some("mine"))] {
             assert!(matches!(fate(&set_aside(), Some(&other), at(1_000)), Fate::Leave(_)), "{other:?}");
         }
+    }
+
+    #[test]
+    fn a_database_of_another_name_is_let_go_when_its_time_is_over() {
+        let renamed = seen("app", Some("belay:kept:abc"));
+        assert_eq!(fate(&set_aside(), Some(&renamed), at(99)), Fate::Stay);
+        assert!(matches!(fate(&set_aside(), Some(&renamed), at(100)), Fate::LetGo(_)));
+        assert_eq!(whereabouts_of(&set_aside(), Some(renamed)), Whereabouts::Renamed("app".into()));
+        assert_eq!(whereabouts_of(&set_aside(), None), Whereabouts::Gone);
     }
 
     #[test]
