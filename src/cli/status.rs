@@ -1,4 +1,6 @@
-//! `belay status`: what is fresh, verified and failing, on one screen.
+//! `belay status`: what is fresh, verified, running and failing, on one screen.
+
+mod attention;
 
 use std::collections::BTreeSet;
 
@@ -6,22 +8,23 @@ use chrono::{DateTime, TimeDelta, Utc};
 use clap::Args;
 use serde::Serialize;
 
+use self::attention::{
+    FailedSnapshot, JOBS_LOOKED_AT, Kept, LastFailure, Running, databases_kept, failed_lines,
+    failed_snapshots, last_failure, running,
+};
 use super::host::Host;
 use super::list::notice_rejected;
-use super::report::{Failure, Report, age_text, bytes_text, duration_text, print_notice, time_text};
+use super::report::{Failure, Report, age_text, bytes_text, duration_text, print_notice};
 use super::retain::policy;
 use super::table::{Align, table};
 use super::{Global, clock};
 use crate::catalog::{Entry, Listing};
-use crate::ledger::{GateRun, JobOutcome, JobRun, Ledger};
+use crate::ledger::{GateRun, Ledger};
 use crate::rules::freshness::freshness;
 use crate::rules::gate::Phase;
 use crate::rules::layout::SnapshotId;
 use crate::rules::manifest::Depth;
 use crate::rules::retention;
-
-/// How far back in the ledger a failure is looked for.
-const JOBS_LOOKED_AT: u32 = 100;
 
 /// How far back in the ledger an unfinished migration is looked for.
 const RUNS_LOOKED_AT: u32 = 100;
@@ -38,6 +41,7 @@ struct Status {
     identity_on_host: bool,
     not_believed: usize,
     databases_kept: Vec<Kept>,
+    running: Vec<Running>,
     unfinished_runs: Vec<UnfinishedRun>,
 }
 
@@ -59,6 +63,7 @@ struct DatabaseStatus {
     newest: Option<Newest>,
     newest_verified: Option<Newest>,
     last_failure: Option<LastFailure>,
+    failed_snapshots: Vec<FailedSnapshot>,
     restore_estimate_ms: Option<u64>,
 }
 
@@ -69,23 +74,7 @@ struct Newest {
     depth: Option<Depth>,
 }
 
-#[derive(Serialize)]
-struct LastFailure {
-    job: &'static str,
-    at: DateTime<Utc>,
-    error: String,
-    /// Whether a job of this kind has succeeded since.
-    overcome: bool,
-}
-
-#[derive(Serialize)]
-struct Kept {
-    name: String,
-    of: String,
-    until: DateTime<Utc>,
-}
-
-/// Looks at catalog, ledger and disk; changes nothing.
+/// Looks at catalog, ledger and disk, and at clusters where a database was set aside; changes nothing.
 ///
 /// # Errors
 /// [`Failure`]
@@ -98,12 +87,6 @@ pub async fn run(global: &Global, _args: StatusArgs) -> Result<Report, Failure> 
     for name in names(&host, &ledger, &listing).await {
         databases.push(status_of(&name, &host, &listing, &ledger, now).await?);
     }
-    let kept = ledger
-        .replaced()
-        .await
-        .map_err(Failure::of("status"))?
-        .into_iter()
-        .map(|database| database.replacement);
     let runs = ledger.recent_runs(None, RUNS_LOOKED_AT).await.map_err(Failure::of("status"))?;
     let status = Status {
         databases,
@@ -111,9 +94,8 @@ pub async fn run(global: &Global, _args: StatusArgs) -> Result<Report, Failure> 
         repository_free_bytes: host.repository_free_bytes(),
         identity_on_host: !host.keys.identities.is_empty(),
         not_believed: listing.rejected.len(),
-        databases_kept: kept
-            .map(|it| Kept { name: it.kept_name, of: it.original_name, until: it.expires_at })
-            .collect(),
+        databases_kept: databases_kept(&ledger, &host.clusters()).await?,
+        running: running(&ledger).await?,
         unfinished_runs: runs.into_iter().filter(is_unfinished).map(unfinished).collect(),
     };
     Ok(Report::new("status", text(&status, now), &status))
@@ -170,26 +152,9 @@ async fn status_of(
         newest: seen.newest.and_then(|aged| newest(&aged.id)),
         newest_verified: seen.newest_verified.and_then(|aged| newest(&aged.id)),
         last_failure: last_failure(&jobs),
+        failed_snapshots: failed_snapshots(listing, name),
         restore_estimate_ms: entries.iter().rev().find_map(|entry| entry.restore_ms()),
     })
-}
-
-/// `jobs` are newest first.
-fn last_failure(jobs: &[JobRun]) -> Option<LastFailure> {
-    let (position, job, at, error) =
-        jobs.iter().enumerate().find_map(|(position, job)| match job.end.as_ref() {
-            Some(end) => match &end.outcome {
-                JobOutcome::Failed { error } => Some((position, job, end.at, error.clone())),
-                JobOutcome::Interrupted => Some((position, job, end.at, "interrupted".into())),
-                JobOutcome::Done => None,
-            },
-            None => None,
-        })?;
-    let is_done = |later: &JobRun| {
-        later.kind == job.kind && later.end.as_ref().is_some_and(|end| end.outcome == JobOutcome::Done)
-    };
-    let overcome = jobs.iter().take(position).any(is_done);
-    Some(LastFailure { job: job.kind.as_str(), at, error, overcome })
 }
 
 fn text(status: &Status, now: DateTime<Utc>) -> String {
@@ -206,14 +171,8 @@ fn text(status: &Status, now: DateTime<Utc>) -> String {
     let rows: Vec<_> = status.databases.iter().map(|database| row(database, now)).collect();
     let mut text = table(head, &rows);
     for database in &status.databases {
-        if let Some(failure) = &database.last_failure {
-            let since = if failure.overcome { ", succeeded since" } else { "" };
-            let (name, age) = (&database.database, age_text(now - failure.at));
-            text.push_str(&format!(
-                "last failure  {} {name}, {age} ago{since}: {}\n",
-                failure.job, failure.error
-            ));
-        }
+        text.extend(database.last_failure.iter().map(|failure| failure.line(&database.database, now)));
+        text.push_str(&failed_lines(&database.failed_snapshots, &database.database, now));
     }
     let free =
         status.repository_free_bytes.map(|bytes| format!(", {} free", bytes_text(bytes))).unwrap_or_default();
@@ -224,6 +183,7 @@ fn text(status: &Status, now: DateTime<Utc>) -> String {
     let identity =
         if status.identity_on_host { "on this host" } else { "not on this host: nothing can be opened here" };
     text.push_str(&format!("identity      {identity}\n"));
+    text.extend(status.running.iter().map(|job| job.line(now)));
     for run in &status.unfinished_runs {
         let what = match (run.phase, run.process_alive) {
             ("held", _) => format!("is held: belay runs resolve {}", run.run),
@@ -234,14 +194,7 @@ fn text(status: &Status, now: DateTime<Utc>) -> String {
         };
         text.push_str(&format!("migration     run {} of {} {what}\n", run.run, run.database));
     }
-    for kept in &status.databases_kept {
-        text.push_str(&format!(
-            "kept          database {}, once {}, until {}\n",
-            kept.name,
-            kept.of,
-            time_text(kept.until)
-        ));
-    }
+    text.extend(status.databases_kept.iter().map(Kept::line));
     text
 }
 

@@ -21,6 +21,7 @@ mod restore_revisions;
 mod restore_standalone;
 mod restore_tables;
 mod settings_in_use;
+mod status;
 mod stores;
 mod versions;
 mod wal_evidence;
