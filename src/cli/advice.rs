@@ -223,13 +223,19 @@ fn on_store(error: &StoreError) -> Advice {
 pub const UNREADABLE_HINT: &str = "nothing uses it, and no chunk is swept while it is there; see to owner, mode and disk of that file; \
     a verified-*.json may be removed, and the snapshot be verified again";
 
+/// What the error of a stranger's signature says.
+const STRANGER: &str = "signed by a stranger";
+
 fn on_catalog(error: &CatalogError) -> Advice {
     match error {
         CatalogError::NotFound { .. } => said(ExitCode::NotFound, "`belay list` shows what there is"),
-        CatalogError::NotBelieved { .. } => said(
+        CatalogError::NotBelieved { reason, .. } if reason.contains(STRANGER) => said(
             ExitCode::Problem,
             "if its signer is the key in your recovery kit, give that with --trust-signer; else do not use it",
         ),
+        CatalogError::NotBelieved { .. } => {
+            said(ExitCode::Problem, "somebody or something changed it in the store; do not use it")
+        }
         CatalogError::Unreadable { .. } => said(ExitCode::Failed, UNREADABLE_HINT),
         CatalogError::NoRepository { .. } => {
             said(ExitCode::NotFound, "`belay init` creates one; check url in [repository]")
