@@ -9,14 +9,15 @@ use super::gate::resume_open_runs;
 use super::host::Host;
 use super::privileges::Inputs;
 use super::progress::shown;
-use super::report::{ExitCode, Failure, Report, duration_text};
+use super::report::{ExitCode, Failure, Report, duration_text, print_notice};
 use super::{Global, clock, opener_of, selector};
-use crate::catalog::Selector;
+use crate::catalog::{CatalogError, Selector};
 use crate::jobs::Progress;
-use crate::jobs::verify::{self, Verified};
+use crate::jobs::verify::{self, Recording, Verified};
 use crate::ledger::JobKind;
 use crate::ledger::lock::{LockName, StateLock};
-use crate::rules::manifest::Depth;
+use crate::rules::manifest::{Depth, Verification};
+use crate::store::StoreError;
 
 /// Options of `belay verify`.
 #[derive(Debug, Args)]
@@ -60,7 +61,8 @@ impl From<DepthArg> for Depth {
 ///
 /// # Errors
 /// [`Failure`] when it could not be verified; a damaged snapshot is a report with
-/// [`ExitCode::Problem`].
+/// [`ExitCode::Problem`], and a result that could not be recorded is one with
+/// [`ExitCode::Failed`], unless the repository may only be read.
 pub async fn run(global: &Global, args: VerifyArgs, inputs: Inputs) -> Result<Report, Failure> {
     let host = Host::open(&global.config).await?;
     let opener = opener_of(&inputs)?.or_else(|| host.opener());
@@ -102,11 +104,15 @@ pub async fn run(global: &Global, args: VerifyArgs, inputs: Inputs) -> Result<Re
         },
     )
     .await?;
-    Ok(report(&verified))
+    Ok(report(&title, verified))
 }
 
-fn report(verified: &Verified) -> Report {
+fn report(title: &str, verified: Verified) -> Report {
     let record = &verified.record;
+    let (code, unrecorded) = ending(title, record, verified.recording);
+    if let (ExitCode::Failed, Some(unrecorded)) = (code, &unrecorded) {
+        print_notice(&format!("{title}: {unrecorded}"));
+    }
     let mut text = format!("{}  {}: ", record.id, record.depth.as_str());
     if record.is_ok {
         text.push_str(&format!(
@@ -124,12 +130,30 @@ fn report(verified: &Verified) -> Report {
     }
     let problems: Vec<&String> = record.problems.iter().chain(&verified.differences).collect();
     text.extend(problems.iter().map(|problem| format!("  problem: {problem}\n")));
-    text.extend(verified.notes.iter().map(|note| format!("  note: {note}\n")));
+    let notes: Vec<&String> = verified.notes.iter().chain(&unrecorded).collect();
+    text.extend(notes.iter().map(|note| format!("  note: {note}\n")));
     let body = json!({
         "id": record.id, "depth": record.depth, "ok": record.is_ok, "tables_compared": record.tables_compared,
-        "rows_compared": record.rows_compared, "problems": problems, "notes": verified.notes,
-        "restore_ms": record.restore_ms, "elapsed_ms": record.elapsed_ms,
+        "rows_compared": record.rows_compared, "problems": problems, "notes": notes,
+        "recorded": unrecorded.is_none(), "restore_ms": record.restore_ms, "elapsed_ms": record.elapsed_ms,
     });
-    let report = Report::new("verify", text, &body);
-    if record.is_ok { report } else { report.ending(ExitCode::Problem) }
+    Report::new("verify", text, &body).ending(code)
+}
+
+/// How the verb ends, and why the result is not recorded, if it is not.
+///
+/// A repository that may only be read is one on purpose; any other failure to write deserves a look.
+fn ending(title: &str, record: &Verification, recording: Recording) -> (ExitCode, Option<String>) {
+    let (code, reason) = match recording {
+        Recording::Done => (ExitCode::Done, None),
+        Recording::NoKey => (ExitCode::Done, Some("there is no signing key on this host".to_owned())),
+        Recording::Failed(error) => {
+            let is_denied = matches!(error, CatalogError::Store(StoreError::Denied { .. }));
+            let failure = Failure::of(title)(error);
+            let hint = failure.hint.as_ref().map(|hint| format!(" ({hint})")).unwrap_or_default();
+            (if is_denied { ExitCode::Done } else { ExitCode::Failed }, Some(failure.chain() + &hint))
+        }
+    };
+    let code = if record.is_ok { code } else { ExitCode::Problem };
+    (code, reason.map(|reason| format!("this result is not recorded: {reason}")))
 }

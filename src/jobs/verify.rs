@@ -1,8 +1,10 @@
 //! Verifies one snapshot to a depth: stored, readable, restored.
 //!
 //! Comes in: a catalog entry. Goes out: a signed verification record beside the manifest, whether
-//! it found something or not, and one beside every snapshot that shares a damaged chunk. A problem of the snapshot is a finding; a problem of the machine
-//! (no room, no server programs) is an error, and nothing is recorded.
+//! it found something or not, and one beside every snapshot that shares a damaged chunk; where they
+//! cannot be written, what was found is handed over all the same. A problem of the snapshot is a
+//! finding; a problem of the machine (no room, no server programs) is an error, and nothing is
+//! recorded.
 
 mod scratch;
 
@@ -16,7 +18,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 pub use self::scratch::ScratchCopy;
 use super::load::{Source, StoredCheck};
 use super::{JobError, Progress, Stopwatch, blocking, until_stalled};
-use crate::catalog::{Catalog, Entry};
+use crate::catalog::{Catalog, CatalogError, Entry};
 use crate::postgres::PostgresError;
 use crate::postgres::tools::{RunningTool, Streams, Tools, WhileRead};
 use crate::rules::digest::{Digest256, RowTally};
@@ -58,6 +60,19 @@ pub struct Verified {
     pub differences: Vec<String>,
     /// What could not be compared, and why.
     pub notes: Vec<String>,
+    /// Whether the record was written.
+    pub recording: Recording,
+}
+
+/// What became of the record of a verification.
+#[derive(Debug)]
+pub enum Recording {
+    /// It lies beside the snapshot, and beside those that share what is damaged.
+    Done,
+    /// This host has no key to sign it with.
+    NoKey,
+    /// It could not be written.
+    Failed(CatalogError),
 }
 
 /// What was found so far.
@@ -77,7 +92,8 @@ struct Findings {
 ///
 /// # Errors
 /// [`JobError::NoIdentity`] when the depth needs one; what keeps the verification itself from
-/// being made. A damaged snapshot is no error: see [`Verification::is_ok`].
+/// being made. A damaged snapshot is no error, see [`Verification::is_ok`]; neither is a record
+/// that cannot be written, see [`Verified::recording`].
 pub async fn verify(
     means: &Means<'_>,
     entry: &Entry,
@@ -124,12 +140,18 @@ pub async fn verify_keeping_copy(
         restore_ms: findings.restore_ms,
         elapsed_ms: watch.elapsed_ms(),
     };
-    if let Some(key) = means.signing {
-        means.catalog.record_verification(&entry.home, &record, key).await?;
-        tell_sharers(means.catalog, &record, key).await?;
-    }
-    let verified = Verified { record, differences: findings.differences, notes: findings.notes };
+    let recording = recorded(means, entry, &record).await;
+    let verified = Verified { record, differences: findings.differences, notes: findings.notes, recording };
     Ok((verified, findings.copy))
+}
+
+async fn recorded(means: &Means<'_>, entry: &Entry, record: &Verification) -> Recording {
+    let Some(key) = means.signing else { return Recording::NoKey };
+    let recording = async {
+        means.catalog.record_verification(&entry.home, record, key).await?;
+        tell_sharers(means.catalog, record, key).await
+    };
+    recording.await.map_or_else(Recording::Failed, |()| Recording::Done)
 }
 
 async fn find(means: &Means<'_>, entry: &Entry, depth: Depth) -> Result<Findings, JobError> {
@@ -160,7 +182,11 @@ async fn find(means: &Means<'_>, entry: &Entry, depth: Depth) -> Result<Findings
 }
 
 /// Records damage beside every snapshot that shares the chunks: this one may be removed before.
-async fn tell_sharers(catalog: &Catalog, record: &Verification, key: &SigningKey) -> Result<(), JobError> {
+async fn tell_sharers(
+    catalog: &Catalog,
+    record: &Verification,
+    key: &SigningKey,
+) -> Result<(), CatalogError> {
     if record.damaged_chunks.is_empty() {
         return Ok(());
     }

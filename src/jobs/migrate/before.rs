@@ -9,7 +9,8 @@ use super::walk::{Walk, in_a_sentence};
 use super::window::Committed;
 use crate::catalog::Entry;
 use crate::fence::{self, Context, FenceError, Ours, Undo};
-use crate::jobs::{snapshot, verify};
+use crate::jobs::snapshot;
+use crate::jobs::verify::{self, Recording};
 use crate::postgres::session::{self, column, rows};
 use crate::postgres::wal;
 use crate::rules::gate::{Order, Outcome, Verdict};
@@ -217,7 +218,11 @@ impl Walk<'_> {
             snapshot.restore_ms = verified.record.restore_ms.or(snapshot.restore_ms);
         }
         if verified.record.is_ok {
-            return Ok(Outcome::Passed);
+            // Retention and the next run go by the record: without it, the snapshot counts for less.
+            return match verified.recording {
+                Recording::Failed(error) => Err(error.into()),
+                Recording::Done | Recording::NoKey => Ok(Outcome::Passed),
+            };
         }
         self.facts.reasons.extend(verified.record.problems.into_iter().chain(verified.differences));
         Ok(Outcome::Refused(Verdict::NoSnapshot))

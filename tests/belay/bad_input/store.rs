@@ -1,7 +1,10 @@
 //! What somebody or something did to the store.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use serde_json::Value;
 
 use super::{TABLES, TINY, assert_told, databases, initialized, snapshot_of, told};
 use crate::world::{Belay, Cluster, a_cluster, change_manifest, document, signed};
@@ -179,6 +182,43 @@ fn restore_text_that_an_older_manifest_does_not_record_is_not_compared() {
     assert_eq!(world.belay.run(["verify", &world.bad, "--depth", "readable"]).code, 0);
     let restored = world.belay.run(["restore", "app", "--from", &world.bad, "--into", "back"]);
     assert_eq!(restored.code, 0, "{}", told(&restored));
+}
+
+#[test]
+fn verification_that_cannot_be_recorded_is_told_all_the_same() {
+    let world = Damaged::new();
+    let unfinished = world.belay.repository().join(".unfinished");
+    let verify =
+        |options: &[&str]| world.belay.run([&["verify", &world.bad, "--depth", "stored"], options].concat());
+    let json = || serde_json::from_str::<Value>(&verify(&["--json"]).stdout).expect("it is JSON");
+    let may_only_be_read: fn(&Path) = |folder| {
+        std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o500)).expect("change its mode");
+    };
+    let fails_otherwise: fn(&Path) = |folder| {
+        std::fs::remove_dir(folder).expect("remove the folder");
+        std::fs::write(folder, "").expect("put a file in its place");
+    };
+    for (obstruct, reason, code) in
+        [(may_only_be_read, "permission denied", 0), (fails_otherwise, "write", 5)]
+    {
+        obstruct(&unfinished);
+        assert_told(&verify(&[]), code, &["stored: ok", "note: this result is not recorded", reason]);
+        assert_eq!((&json()["ok"], &json()["recorded"]), (&true.into(), &false.into()));
+        let globals = world.object("globals.sql.gz.age");
+        change(&globals, |bytes| flip(bytes));
+        assert_told(&verify(&[]), 4, &["globals.sql.gz.age", "note: this result is not recorded", reason]);
+        assert_eq!((&json()["ok"], &json()["recorded"]), (&false.into(), &false.into()));
+        assert_eq!(world.belay.json(["show", &world.bad])["verifications"], serde_json::json!([]));
+        world.mend();
+    }
+    assert_eq!(json()["recorded"], true);
+
+    let signing_key = world.belay.state().join("keys/signing.key");
+    let signer = document(&world.belay.repository().join("belay.json"))["signer"].clone();
+    std::fs::remove_file(signing_key).expect("lose the signing key");
+    let trusted = world.belay.state().join("keys/trusted-signers.txt");
+    std::fs::write(trusted, signer.as_str().expect("a key is text")).expect("trust it");
+    assert_told(&verify(&[]), 0, &["stored: ok", "note: this result is not recorded", "no signing key"]);
 }
 
 #[test]
