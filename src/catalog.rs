@@ -142,10 +142,23 @@ impl Catalog {
         record: &RepositoryRecord,
         key: &SigningKey,
     ) -> Result<(), CatalogError> {
-        if let Err(error @ CatalogError::RecordLost { .. }) = read_record(store).await {
-            return Err(error);
-        }
+        Self::refuse_existing(store).await?;
         Self::write_record(store, record, key).await
+    }
+
+    /// Refuses a store that is a repository already, or was one.
+    ///
+    /// # Errors
+    /// As [`Catalog::create`]; what the store says.
+    pub async fn refuse_existing(store: &dyn Store) -> Result<(), CatalogError> {
+        match read_record(store).await {
+            Err(CatalogError::NoRepository { .. }) => Ok(()),
+            Err(error) => Err(error),
+            Ok(_) => {
+                let (key, store) = (repository_key().to_string(), store.address().into());
+                Err(StoreError::Exists { key, store }.into())
+            }
+        }
     }
 
     async fn write_record(

@@ -80,6 +80,20 @@ pub async fn run(global: &Global, args: InitArgs, inputs: Inputs) -> Result<Repo
     report(&settings, &keys, &record)
 }
 
+/// Refuses where there is a repository already, before anything is written: an identity that was
+/// made for nothing would be in the way of the next try.
+///
+/// # Errors
+/// As [`run`] would.
+pub async fn refuse_early(args: &InitArgs, settings: &Settings) -> Result<(), Failure> {
+    let RepositoryUrl::Local(root) = &settings.repository.url;
+    if !args.takeover && !root.exists() {
+        return Ok(());
+    }
+    let store = open_store(&settings.repository.url)?;
+    if args.takeover { Ok(()) } else { Catalog::refuse_existing(store.as_ref()).await.map_err(not_created) }
+}
+
 fn not_created(error: CatalogError) -> Failure {
     let exists = matches!(error, CatalogError::Store(StoreError::Exists { .. }));
     let failure = Failure::of("init")(error);

@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use nix::unistd::{Uid, User};
 
 use super::report::{ExitCode, Failure};
-use super::{Cli, Verb};
+use super::{Cli, Verb, init};
 use crate::postgres::session;
 use crate::settings::{self, Connection, DatabaseSettings, Environment, RepositoryUrl, Settings};
 
@@ -35,7 +35,7 @@ pub struct Inputs {
 /// # Errors
 /// [`Failure`] when an input cannot be read or the user cannot be become.
 pub fn settle(cli: &Cli, settings: Option<&Settings>, now: DateTime<Utc>) -> Result<Inputs, Failure> {
-    let inputs = read_inputs(cli, now)?;
+    let inputs = read_inputs(cli, settings, now)?;
     if Uid::effective().is_root()
         && let Some(user) = user_to_become(settings, &inputs)?
     {
@@ -47,7 +47,7 @@ pub fn settle(cli: &Cli, settings: Option<&Settings>, now: DateTime<Utc>) -> Res
     Ok(inputs)
 }
 
-fn read_inputs(cli: &Cli, now: DateTime<Utc>) -> Result<Inputs, Failure> {
+fn read_inputs(cli: &Cli, settings: Option<&Settings>, now: DateTime<Utc>) -> Result<Inputs, Failure> {
     let directory = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
     let mut inputs = Inputs { directory, ..Inputs::default() };
     if let Some(path) = cli.verb.identity_file() {
@@ -64,10 +64,20 @@ fn read_inputs(cli: &Cli, now: DateTime<Utc>) -> Result<Inputs, Failure> {
     if let Verb::Init(args) = &cli.verb
         && let Some(path) = &args.offline_identity
     {
+        if let Some(settings) = settings {
+            at_once(init::refuse_early(args, settings))??;
+        }
         inputs.offline_recipient =
             Some(crate::keys::write_offline_identity(path, now).map_err(Failure::of("init"))?);
     }
     Ok(inputs)
+}
+
+/// Carries out `work` on this thread; when it is done there is one thread, as before.
+fn at_once<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    let runtime = runtime.map_err(|error| Failure::new("start", ExitCode::Failed, error.to_string()))?;
+    Ok(runtime.block_on(work))
 }
 
 fn user_to_become(settings: Option<&Settings>, inputs: &Inputs) -> Result<Option<User>, Failure> {

@@ -67,6 +67,20 @@ fn repository_is_made_once_and_for_two_recipients_unless_told_otherwise() {
 }
 
 #[test]
+fn a_refused_init_writes_no_identity() {
+    let cluster = a_cluster().start();
+    let belay = initialized(Belay::new(&cluster, "app"));
+    let file = belay.home().join("offline.txt");
+    let init = ["init", "--offline-identity", file.to_str().expect("a path is text")];
+    assert_told(&belay.run(init), 10, &["it exists already", "hint: "]);
+    assert!(!file.exists());
+    // What was in the way is gone: the same command works.
+    std::fs::remove_dir_all(belay.repository()).expect("remove the repository");
+    assert_told(&belay.run(init), 0, &["recovery kit"]);
+    assert!(file.exists());
+}
+
+#[test]
 fn what_does_not_exist_is_not_found() {
     let cluster = a_cluster().start();
     cluster.create_database("app");
