@@ -178,6 +178,7 @@ async fn look_at_server(
     session: &mut sqlx::PgConnection,
     plan: &mut RestorePlan,
 ) -> Result<(), JobError> {
+    plan.refusals.extend(standby(session).await?);
     let here = session::server_version_num(session).await? / 10_000;
     let there = taken_on / 10_000;
     if here < there {
@@ -186,6 +187,16 @@ async fn look_at_server(
         ));
     }
     Ok(())
+}
+
+/// Why nothing can be restored into a standby, where the server is one.
+pub(super) async fn standby(session: &mut sqlx::PgConnection) -> Result<Option<String>, JobError> {
+    let sql = "SELECT pg_catalog.pg_is_in_recovery() AS is_standby";
+    let found = rows(session, "look whether the server is a standby", sql).await?;
+    let is_standby: bool =
+        found.first().map(|row| column(row, "is_standby")).transpose()?.unwrap_or_default();
+    let reason = "the server is a standby (in recovery) and takes no writes: restore on its primary";
+    Ok(is_standby.then(|| reason.to_owned()))
 }
 
 async fn look_at_parts(

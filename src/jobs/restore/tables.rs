@@ -90,6 +90,7 @@ pub async fn plan(request: &Request<'_>, inventory: &Inventory) -> Result<Tables
     let schema_exists =
         exists(&mut session, &format!("pg_namespace WHERE nspname = {}", literal(request.schema))).await?;
     let mut refusals = clashes(&chosen);
+    refusals.extend(super::plan::standby(&mut session).await?);
     for table in &chosen {
         if table.types.len() != table.columns.len() {
             refusals.push(format!(

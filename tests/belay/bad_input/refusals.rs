@@ -81,6 +81,28 @@ fn a_refused_init_writes_no_identity() {
 }
 
 #[test]
+fn a_restore_into_a_standby_is_refused() {
+    let cluster = a_cluster().start();
+    cluster.create_database("app");
+    cluster.psql("app", "CREATE TABLE t (a int)");
+    let belay = initialized(Belay::new(&cluster, "app"));
+    snapshot_of(&belay, "app");
+    cluster.crash();
+    std::fs::write(cluster.data().join("standby.signal"), "").expect("make it a standby");
+    cluster.start_again();
+    let reason = "the server is a standby (in recovery) and takes no writes";
+    for args in [
+        ["restore", "app", "--swap", "--plan"].as_slice(),
+        &["restore", "app", "--swap"],
+        &["restore", "app", "--into", "back", "--plan"],
+        &["restore", "app", "--into", "back"],
+        &["restore", "app", "--table", "t"],
+    ] {
+        assert_told(&belay.run(args), 10, &[reason]);
+    }
+}
+
+#[test]
 fn what_does_not_exist_is_not_found() {
     let cluster = a_cluster().start();
     cluster.create_database("app");
