@@ -29,6 +29,10 @@
 //!   former, and `sha256sum` shall agree about the latter.
 //! - **Session values that change text** (time zone, `bytea_output`, `lc_monetary`, …) are pinned
 //!   in every session: databases and roles set them, and row digests must not depend on it.
+//! - **Rows pass in the database's own encoding, names as UTF-8**: a `SQL_ASCII` database may hold
+//!   any bytes, and they come back.
+//! - **Partitions that are chosen by the hash of an enum are loaded through their root** and
+//!   compared together: OIDs are others after a restore, and with them the partition of a row.
 //! - **A migration's commits are told from others' by a mark in the log**: its sessions commit with
 //!   `synchronous_commit = remote_apply`, which stands in each commit record ([`rules::wal`]).
 //! - **A failed database is closed before its snapshot is loaded**, and what others committed is

@@ -59,6 +59,17 @@ pub enum PostgresError {
         #[source]
         source: sqlx::Error,
     },
+    /// What names, comments and settings say cannot be passed on as UTF-8.
+    #[error("{action}: database {database} has names, comments or settings that are not UTF-8")]
+    NotUtf8 {
+        /// What we were doing.
+        action: String,
+        /// The database.
+        database: Box<str>,
+        /// What the driver said.
+        #[source]
+        source: sqlx::Error,
+    },
     /// A statement failed.
     #[error("{action}")]
     Query {
@@ -152,4 +163,22 @@ impl PostgresError {
             _ => Self::Query { action, source },
         }
     }
+
+    /// The same error of a question to the catalogs of `database`: their text may lie there in an
+    /// encoding that nobody told the server.
+    #[must_use]
+    pub fn of_catalogs(self, database: &str) -> Self {
+        match self {
+            Self::Query { action, source } if is_about_encoding(&source) => {
+                Self::NotUtf8 { action, database: database.into(), source }
+            }
+            other => other,
+        }
+    }
+}
+
+/// Invalid in the encoding (22021), or without a counterpart in UTF-8 (22P05).
+fn is_about_encoding(source: &sqlx::Error) -> bool {
+    let code = source.as_database_error().and_then(|error| error.code());
+    matches!(code.as_deref(), Some("22021" | "22P05"))
 }

@@ -171,6 +171,9 @@ fn on_postgres(error: &PostgresError) -> Advice {
         {
             failed(LOCKED)
         }
+        PostgresError::NotUtf8 { .. } => failed(
+            "rename them in psql with client_encoding set to the server's (ALTER TABLE ... RENAME and the like); rows may hold any bytes",
+        ),
         PostgresError::NoSpace { .. } => failed("make room on the server's disk; nothing was replaced"),
         PostgresError::ToolMissing { wanted, .. } => failed(&format!(
             "install postgresql-client-{wanted} (or newer), or set bin_directory in [cluster]"

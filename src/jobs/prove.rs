@@ -99,7 +99,8 @@ async fn compare_rows(
         loop {
             let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_last();
             let Some((name, compared)) = next else { return Ok::<_, JobError>(()) };
-            let problem = compare(&name, &compared, &mut session, progress).await?;
+            let problem =
+                compare(&name, &compared, &claim.inventory.copy_encoding, &mut session, progress).await?;
             found.lock().unwrap_or_else(PoisonError::into_inner).insert(name, problem);
         }
     });
@@ -141,6 +142,7 @@ fn comparable<'a>(inventory: &'a Inventory, loaded: &Loaded, proof: Proof) -> BT
 async fn compare(
     name: &str,
     compared: &Compared<'_>,
+    encoding: &str,
     session: &mut PgConnection,
     progress: &Progress,
 ) -> Result<Option<String>, JobError> {
@@ -153,7 +155,7 @@ async fn compare(
     let mut found = RowTally::default();
     for table in &compared.tables {
         let select = select_rows(&table.schema, &table.name, &table.columns, table.condition.as_deref());
-        match tally_select(session, &select, progress).await {
+        match tally_select(session, &select, encoding, progress).await {
             Ok(tally) => found.add(tally),
             Err(PostgresError::Query { source, .. }) if is_missing_object(&source) => {
                 let name = qualified(&table.schema, &table.name);
@@ -178,13 +180,15 @@ fn is_missing_object(error: &sqlx::Error) -> bool {
     matches!(code.as_deref(), Some("42P01" | "42703" | "3F000"))
 }
 
-/// Tallies the rows of a SELECT, as COPY writes them.
+/// Tallies the rows of a SELECT, as COPY writes them in `encoding`.
 pub(super) async fn tally_select(
     session: &mut PgConnection,
     select: &str,
+    encoding: &str,
     progress: &Progress,
 ) -> Result<RowTally, PostgresError> {
-    CopyOut::start(session, select, "read a table back").await?.tally(|bytes| progress.advance(bytes)).await
+    let copy = CopyOut::start(session, select, encoding, "read a table back").await?;
+    copy.tally(|bytes| progress.advance(bytes)).await
 }
 
 async fn compare_sequences(
@@ -259,7 +263,7 @@ async fn compare_large_objects(
         proven.notes.push("large objects are not readable, and are not compared".into());
         return Ok(());
     };
-    if tally_select(session, &select, progress).await? != wanted {
+    if tally_select(session, &select, &inventory.copy_encoding, progress).await? != wanted {
         proven.problems.push("large objects differ".into());
     }
     Ok(())

@@ -20,6 +20,7 @@ use self::tables::CopiedTable;
 use super::{JobError, Progress, Stopwatch, until_stalled};
 use crate::catalog::Catalog;
 use crate::keys::ChunkKey;
+use crate::postgres::PostgresError;
 use crate::postgres::describe::{self, Sequence, Table};
 use crate::postgres::session::{self, Keeper};
 use crate::postgres::tools::Tools;
@@ -97,7 +98,8 @@ async fn take_steadily(
         database: database.connection.database.clone(),
         id: SnapshotId::new(taken_at, noise),
     };
-    let facts = Facts::read(&mut keeper, means, taken_at).await?;
+    let facts = Facts::read(&mut keeper, means, taken_at).await;
+    let facts = facts.map_err(|error| error.of_catalogs(&database.connection.database))?;
     let (large, small): (Vec<Table>, Vec<Table>) =
         facts.tables.iter().cloned().partition(|table| table.is_chunked(database.large_table_bytes));
 
@@ -159,7 +161,11 @@ struct Facts {
 }
 
 impl Facts {
-    async fn read(keeper: &mut Keeper, means: &Means<'_>, taken_at: DateTime<Utc>) -> Result<Self, JobError> {
+    async fn read(
+        keeper: &mut Keeper,
+        means: &Means<'_>,
+        taken_at: DateTime<Utc>,
+    ) -> Result<Self, PostgresError> {
         let session = &mut keeper.session;
         let version_num = session::server_version_num(session).await?;
         let tools = Tools::find(means.bin_directory, means.path, version_num / 10_000).await?;
@@ -219,6 +225,7 @@ impl Facts {
             large_objects: copied.large_objects,
             structures: self.structures.clone(),
             schema_digest: archives.schema_digest,
+            copy_encoding: self.properties.encoding.clone(),
             tables,
         }
     }

@@ -7,6 +7,7 @@ use sqlx::postgres::{PgConnection, PgCopyIn};
 
 use super::PostgresError;
 use crate::rules::digest::RowTally;
+use crate::rules::sql::literal;
 
 /// Bytes of COPY text per message to the server; messages need not end at row ends.
 const MESSAGE_BYTES: usize = 64 << 10;
@@ -30,16 +31,19 @@ pub enum CopyState {
 }
 
 impl<'c> CopyOut<'c> {
-    /// Starts `COPY (select) TO STDOUT`; `action` is for errors.
+    /// Starts `COPY (select) TO STDOUT`, its text in `encoding`; `action` is for errors.
+    ///
+    /// In the database's own encoding bytes come as they lie there, valid or not.
     ///
     /// # Errors
     /// As [`PostgresError::of_query`] sorts them.
     pub async fn start(
         session: &'c mut PgConnection,
         select: &str,
+        encoding: &str,
         action: &str,
     ) -> Result<Self, PostgresError> {
-        let statement = format!("COPY ({select}) TO STDOUT");
+        let statement = format!("COPY ({select}) TO STDOUT WITH (ENCODING {})", literal(encoding));
         let stream = session
             .copy_out_raw(&statement)
             .await

@@ -244,8 +244,12 @@ impl Keeper {
     ///
     /// # Errors
     /// [`PostgresError::LockTimeout`] when a table stays locked, [`PostgresError::Denied`] when the
-    /// role may not read one.
+    /// role may not read one, [`PostgresError::NotUtf8`] when one has such a name.
     pub async fn open(to: &Connection, lock_timeout: std::time::Duration) -> Result<Self, PostgresError> {
+        Self::open_raw(to, lock_timeout).await.map_err(|error| error.of_catalogs(&to.database))
+    }
+
+    async fn open_raw(to: &Connection, lock_timeout: std::time::Duration) -> Result<Self, PostgresError> {
         let mut session = connect(to).await?;
         let begin = format!(
             "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL lock_timeout = {}",

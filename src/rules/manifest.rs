@@ -227,6 +227,10 @@ pub struct Inventory {
     pub bootstrap_superuser: String,
     /// Tablespaces that objects of the database lie in.
     pub tablespaces: Vec<String>,
+    /// The encoding of the COPY text that chunks hold and rows are digested as: the database's own.
+    /// `UTF8` in inventories written before it was.
+    #[serde(default = "utf8")]
+    pub copy_encoding: String,
     /// Every table with data.
     pub tables: Vec<TableRecord>,
     /// Every sequence.
@@ -238,6 +242,10 @@ pub struct Inventory {
     /// BLAKE3 of the schema as SQL text (see `postgres::tools`), comparable within one major
     /// version of server and pg_dump.
     pub schema_digest: Digest256,
+}
+
+fn utf8() -> String {
+    "UTF8".into()
 }
 
 /// What stays with a database's OID and must be made anew with a restored one.

@@ -109,6 +109,27 @@ fn zoo_comes_back_by_the_commands_of_restore_txt() {
 }
 
 #[test]
+fn bytes_of_no_encoding_come_back_by_restore_txt() {
+    let cluster = a_cluster().start();
+    cluster.psql(
+        "postgres",
+        "CREATE DATABASE app TEMPLATE template0 ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C'",
+    );
+    cluster.psql(
+        "app",
+        "CREATE TABLE \"Käfig\" AS SELECT i, convert_from('\\xe9ff', 'SQL_ASCII') AS t FROM generate_series(1, 3000) i",
+    );
+    let belay = Belay::with_settings(&cluster, "app", TINY);
+    assert_eq!(belay.run(["init", "--single-recipient"]).code, 0);
+    assert!(belay.json(["snapshot", "app"])["chunks_new"].as_u64() > Some(0));
+    let elsewhere = Elsewhere::of(&cluster, &belay);
+    let restored = elsewhere.restore(&cluster, &belay.state().join("keys/identity.txt"), "back");
+    assert!(restored.status.success(), "{restored:?}");
+    let count = "SELECT count(*) FROM \"Käfig\" WHERE t::bytea = '\\xe9ff'";
+    assert_eq!(cluster.psql("back", count), "3000");
+}
+
+#[test]
 fn restore_txt_fails_before_a_database_is_named() {
     let cluster = a_cluster().start();
     cluster.create_database("app");

@@ -1,5 +1,7 @@
 //! A snapshot and its restore lose nothing: the zoo comes back equal, by every path.
 
+use rstest::rstest;
+
 use crate::world::{Belay, Cluster, a_cluster, with_rows_sorted};
 
 /// Every table but the smallest goes through chunks, in several ranges and pieces.
@@ -163,4 +165,79 @@ fn rows_that_are_missing_are_never_accepted() {
     let refused = belay.run(["restore", "app", "--into", "back", "--accept-errors"]);
     assert_eq!(refused.code, 4, "{}", refused.stderr);
     assert!(refused.stderr.contains("has 0 rows, the snapshot has 1"), "{}", refused.stderr);
+}
+
+/// Rows whose bytes are those of no one encoding, in a table whose name is UTF-8.
+const BYTES: &str = "CREATE TABLE \"Käfig\" (i int, t text);
+    INSERT INTO \"Käfig\" SELECT i, convert_from(decode('e9' || lpad(to_hex(128 + i % 128), 2, '0') || '5c', 'hex'), 'SQL_ASCII')
+        FROM generate_series(1, 3000) i";
+
+/// A digest of the rows as the server has them.
+fn digest_of_bytes(cluster: &Cluster, database: &str, table: &str) -> String {
+    cluster.psql(
+        database,
+        &format!("SET client_encoding = 'UTF8'; SELECT md5(string_agg(encode(t::bytea, 'hex'), '' ORDER BY i)) FROM (SELECT i, replace(t, '\\', '\\\\') t FROM {table}) x"),
+    )
+}
+
+fn a_database_in(cluster: &Cluster, encoding: &str) {
+    cluster.psql(
+        "postgres",
+        &format!("CREATE DATABASE app TEMPLATE template0 ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'"),
+    );
+}
+
+fn bytes_come_back(encoding: &str, sql: &str, settings: &str) {
+    let cluster = a_cluster().start();
+    a_database_in(&cluster, encoding);
+    cluster.psql("app", sql);
+    let belay = Belay::with_settings(&cluster, "app", settings);
+    assert_eq!(belay.run(["init", "--single-recipient"]).code, 0);
+    let taken = belay.run(["snapshot", "app"]);
+    assert_eq!(taken.code, 0, "{}", taken.stderr);
+    let verified = belay.run(["verify", "latest", "--depth", "restored"]);
+    assert_eq!(verified.code, 0, "{}{}", verified.stdout, verified.stderr);
+    let restored = belay.run(["restore", "app", "--into", "back", "--prove", "full"]);
+    assert_eq!(restored.code, 0, "{}", restored.stderr);
+    let wanted = digest_of_bytes(&cluster, "app", "\"Käfig\"");
+    assert_eq!(digest_of_bytes(&cluster, "back", "\"Käfig\""), wanted);
+    let restored = belay.run(["restore", "app", "--table", "Käfig", "--schema", "old"]);
+    assert_eq!(restored.code, 0, "{}", restored.stderr);
+    assert_eq!(digest_of_bytes(&cluster, "app", "old.\"Käfig\""), wanted);
+}
+
+#[rstest]
+fn bytes_of_no_encoding_come_back(#[values("", TINY)] settings: &str) {
+    bytes_come_back("SQL_ASCII", BYTES, settings);
+}
+
+#[rstest]
+#[case("LATIN1")]
+#[case("EUC_JIS_2004")]
+fn text_of_another_encoding_comes_back(#[case] encoding: &str, #[values("", TINY)] settings: &str) {
+    let letters = if encoding == "LATIN1" { "'é' || chr(160 + i % 96)" } else { "'動物園'" };
+    let sql = format!(
+        "SET client_encoding = 'UTF8'; CREATE TABLE \"Käfig\" (i int, t text);
+         INSERT INTO \"Käfig\" SELECT i, {letters} || i FROM generate_series(1, 3000) i"
+    );
+    bytes_come_back(encoding, &sql, settings);
+}
+
+#[test]
+fn a_name_that_is_not_utf8_is_told_before_anything_is_read() {
+    let cluster = a_cluster().start();
+    a_database_in(&cluster, "SQL_ASCII");
+    cluster.psql(
+        "app",
+        "DO $$ BEGIN EXECUTE 'CREATE TABLE t (' || quote_ident(convert_from('\\xe9', 'SQL_ASCII')) || ' int)'; END $$",
+    );
+    let belay = Belay::new(&cluster, "app");
+    assert_eq!(belay.run(["init", "--single-recipient"]).code, 0);
+    for (verb, code) in [("check", 4), ("snapshot", 5)] {
+        let told = belay.run([verb]);
+        let text = told.stdout + &told.stderr;
+        assert_eq!(told.code, code, "{text}");
+        assert!(text.contains("database app has names, comments or settings that are not UTF-8"), "{text}");
+        assert!(text.contains("hint: rename them"), "{text}");
+    }
 }

@@ -2,10 +2,14 @@
 
 use std::collections::BTreeSet;
 
+use sqlx::postgres::PgConnection;
+
 use super::{Findings, gate};
 use crate::cli::host::databases_of;
 use crate::cli::report::Failure;
 use crate::ledger::Ledger;
+use crate::postgres::PostgresError;
+use crate::postgres::describe;
 use crate::postgres::rights::{MissingRights, missing_rights};
 use crate::postgres::session::{self, Keeper};
 use crate::postgres::tools::Tools;
@@ -50,7 +54,12 @@ async fn check_one(
         );
     }
     match lock_and_let_go(database).await {
-        Ok(()) => findings.ok(subject, "every table can be locked and read"),
+        Ok(()) => {
+            findings.ok(subject, "every table can be locked and read");
+            let catalogs = read_catalogs(&mut session, version).await;
+            let catalogs = catalogs.map_err(|error| error.of_catalogs(&database.connection.database));
+            findings.take(subject, catalogs.map_err(Failure::of("read the catalogs")));
+        }
         Err(failure) => findings.failure(subject, failure),
     }
     let missing = missing_rights(&mut session).await.map_err(Failure::of("read the role's rights"));
@@ -67,6 +76,20 @@ async fn lock_and_let_go(database: &DatabaseSettings) -> Result<(), Failure> {
         .await
         .map_err(Failure::of("lock the tables"))?;
     keeper.close().await.map_err(Failure::of("let the tables go"))
+}
+
+/// Reads of the catalogs what a snapshot writes down; text that is no UTF-8 shows here.
+async fn read_catalogs(session: &mut PgConnection, version_num: u32) -> Result<(), PostgresError> {
+    if describe::encoding(session).await? == "UTF8" {
+        return Ok(());
+    }
+    describe::tables(session).await?;
+    describe::structures(session).await?;
+    describe::properties(session, version_num).await?;
+    describe::extensions(session).await?;
+    describe::roles(session).await?;
+    describe::tablespaces(session).await?;
+    Ok(())
 }
 
 fn report_missing(subject: &str, missing: &MissingRights, findings: &mut Findings) {

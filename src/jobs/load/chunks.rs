@@ -12,7 +12,7 @@ use crate::postgres::copy::CopyIn;
 use crate::postgres::describe::copy_target;
 use crate::postgres::session;
 use crate::rules::manifest::{ChunkPart, Inventory, TableRecord};
-use crate::rules::sql::qualified;
+use crate::rules::sql::{literal, qualified};
 
 /// The tables that lie in chunks, with those.
 pub(super) fn chunked(inventory: &Inventory) -> impl Iterator<Item = (&TableRecord, &Vec<ChunkPart>)> {
@@ -41,13 +41,14 @@ pub(super) async fn load(
     target: &Target<'_>,
 ) -> Result<BTreeMap<(String, String), u64>, JobError> {
     let loads = Mutex::new(divide(inventory, target.jobs));
+    let encoding = literal(&inventory.copy_encoding);
     let rows = Mutex::new(BTreeMap::new());
     let workers = (0..target.jobs).map(|_| async {
         let mut session = session::connect(target.connection).await?;
         loop {
             let next = loads.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let Some(load) = next else { break };
-            let taken = load_part(source, target, &mut session, &load).await?;
+            let taken = load_part(source, target, &mut session, &load, &encoding).await?;
             let name = (load.table.schema.clone(), load.table.name.clone());
             *rows.lock().unwrap_or_else(PoisonError::into_inner).entry(name).or_default() += taken;
         }
@@ -83,6 +84,7 @@ async fn load_part(
     target: &Target<'_>,
     session: &mut sqlx::PgConnection,
     load: &Load<'_>,
+    encoding: &str,
 ) -> Result<u64, JobError> {
     let table = load.table;
     let name = qualified(&table.schema, &table.name);
@@ -93,11 +95,12 @@ async fn load_part(
     };
     // FREEZE is allowed only in the transaction that truncated the table.
     let (begin, options) = match load.method {
-        Method::Frozen => (format!("BEGIN; TRUNCATE ONLY {name}"), " WITH (FREEZE)"),
+        Method::Frozen => (format!("BEGIN; TRUNCATE ONLY {name}"), "FREEZE, "),
         Method::Shared => ("BEGIN".into(), ""),
     };
     session::run(session, &action, begin).await?;
-    let mut copy = CopyIn::start(session, &format!("COPY {columns} FROM STDIN{options}"), &action).await?;
+    let statement = format!("COPY {columns} FROM STDIN WITH ({options}ENCODING {encoding})");
+    let mut copy = CopyIn::start(session, &statement, &action).await?;
     let mut parts = load.parts.iter();
     let mut sending = match parts.next() {
         Some(part) => Some(source.chunk_text(part, Vec::new()).await?),

@@ -60,15 +60,15 @@ impl Look<'_> {
         });
         let tables = tables.collect();
         let structures = describe::structures(&mut session).await?.into_iter().collect();
+        let encoding = describe::encoding(&mut session).await?;
         let mut unlogged = BTreeMap::new();
         for (schema, name) in describe::unlogged_tables(&mut session).await? {
             let Some(table) = listed.iter().find(|table| table.schema == schema && table.name == name) else {
                 continue;
             };
-            let tally = prove::tally_select(&mut session, &table.select(), self.progress).await?;
+            let tally = prove::tally_select(&mut session, &table.select(), &encoding, self.progress).await?;
             unlogged.insert(qualified(&schema, &name), tally);
         }
-        let encoding = describe::encoding(&mut session).await?;
         let lines = prove::database_lines(self.connection, self.tools, &encoding).await?;
         let mut bag = lines.clone();
         bag.sort_unstable();

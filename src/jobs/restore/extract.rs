@@ -9,18 +9,16 @@ use std::io::{self, BufRead, Write};
 /// Bytes of COPY text handed over at a time; one longer row is handed over whole.
 const BATCH_BYTES: usize = 256 << 10;
 
+/// Schema and name of a table, in the encoding of the text.
+pub type NativeName = (Vec<u8>, Vec<u8>);
+
 /// What was found in the text, in its order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Piece {
     /// The encoding of all that follows.
     Encoding(String),
     /// The rows of a table begin.
-    Table {
-        /// Its schema.
-        schema: String,
-        /// Its name.
-        name: String,
-    },
+    Table(NativeName),
     /// Some of its rows, cut at row ends.
     Rows(Vec<u8>),
     /// It has no more.
@@ -33,19 +31,18 @@ pub enum Piece {
 /// What the reader or `take` say; [`io::ErrorKind::UnexpectedEof`] for a table that is cut off.
 pub fn extract(
     mut text: impl BufRead,
-    wanted: &BTreeSet<(String, String)>,
+    wanted: &BTreeSet<NativeName>,
     mut take: impl FnMut(Piece) -> io::Result<()>,
 ) -> io::Result<()> {
     while let Some(statement) = next_statement(&mut text)? {
         if let Some(encoding) = encoding_in(&statement) {
             take(Piece::Encoding(encoding))?;
         }
-        let Some((schema, name)) = copied_table(&statement) else { continue };
+        let Some(name) = copied_table(&statement) else { continue };
         // The rows begin on the next line.
         text.skip_until(b'\n')?;
-        let is_wanted = wanted.contains(&(schema.clone(), name.clone()));
-        if is_wanted {
-            take(Piece::Table { schema, name })?;
+        if wanted.contains(&name) {
+            take(Piece::Table(name))?;
             rows(&mut text, &mut take)?;
         } else {
             rows(&mut text, |_| Ok(()))?;
@@ -112,7 +109,7 @@ fn encoding_in(statement: &[u8]) -> Option<String> {
 }
 
 /// The table of `COPY schema.name (columns) FROM stdin`.
-fn copied_table(statement: &[u8]) -> Option<(String, String)> {
+fn copied_table(statement: &[u8]) -> Option<NativeName> {
     let target = statement.strip_prefix(b"COPY ")?.strip_suffix(b" FROM stdin")?;
     let (schema, rest) = identifier(target)?;
     let (name, _) = identifier(rest.strip_prefix(b".")?)?;
@@ -120,11 +117,10 @@ fn copied_table(statement: &[u8]) -> Option<(String, String)> {
 }
 
 /// An identifier at the start of `text`, unquoted, and what follows it.
-fn identifier(text: &[u8]) -> Option<(String, &[u8])> {
-    let in_words = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+fn identifier(text: &[u8]) -> Option<(Vec<u8>, &[u8])> {
     let Some(mut rest) = text.strip_prefix(b"\"") else {
         let end = text.iter().position(|byte| matches!(byte, b'.' | b' ')).unwrap_or(text.len());
-        return Some((in_words(text.get(..end)?), text.get(end..)?));
+        return Some((text.get(..end)?.to_vec(), text.get(end..)?));
     };
     let mut name = Vec::new();
     loop {
@@ -136,7 +132,7 @@ fn identifier(text: &[u8]) -> Option<(String, &[u8])> {
                 name.push(b'"');
                 rest = tail;
             }
-            None => return Some((in_words(&name), rest)),
+            None => return Some((name, rest)),
         }
     }
 }
@@ -195,7 +191,7 @@ mod tests {
         SELECT pg_catalog.setval('public.it''s;', 1, true);\nCOPY public.bare  FROM stdin;\n\n\n\\.\n\\unrestrict k\n";
 
     fn table(schema: &str, name: &str) -> Piece {
-        Piece::Table { schema: schema.into(), name: name.into() }
+        Piece::Table((schema.into(), name.into()))
     }
 
     #[test]

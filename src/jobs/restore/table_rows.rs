@@ -2,7 +2,9 @@
 //! inventory in the transaction that made it.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::io::BufReader;
+use std::os::unix::ffi::OsStringExt as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,7 +12,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use sqlx::postgres::PgConnection;
 use tokio::sync::mpsc;
 
-use super::extract::{Piece, UntilClosed, extract};
+use super::extract::{NativeName, Piece, UntilClosed, extract};
 use crate::jobs::load::Source;
 use crate::jobs::prove::tally_select;
 use crate::jobs::{JobError, Progress, blocking};
@@ -35,6 +37,10 @@ pub struct Target<'a> {
     pub connection: &'a Connection,
     /// The schema, which exists.
     pub schema: &'a str,
+    /// The encoding of chunks and of digests.
+    pub encoding: &'a str,
+    /// The encoding of the archives.
+    pub archive_encoding: &'a str,
     /// PostgreSQL's programs.
     pub tools: &'a Tools,
     /// A 0700 directory for the sealed archive.
@@ -114,8 +120,9 @@ pub async fn load_chunked(
         }
         let action = format!("load table {}", qualified(target.schema, &table.name));
         let columns = copy_target(target.schema, &table.name, &table.columns);
-        let mut copy =
-            CopyIn::start(&mut session, &format!("COPY {columns} FROM STDIN WITH (FREEZE)"), &action).await?;
+        let statement =
+            format!("COPY {columns} FROM STDIN WITH (FREEZE, ENCODING {})", literal(target.encoding));
+        let mut copy = CopyIn::start(&mut session, &statement, &action).await?;
         let mut texts =
             futures::stream::iter(parts).map(|part| source.chunk_text(part, Vec::new())).buffered(AHEAD);
         while let Some(text) = texts.try_next().await? {
@@ -148,10 +155,11 @@ pub async fn load_small(
     }
     let record = &source.entry.manifest.objects.data;
     let sealed = source.spool_sealed(layout::DATA, record, target.work_directory, target.progress).await?;
-    let mut tool = RunningTool::start(pg_restore(target, tables), Streams::InOut)?;
+    let names = native_names(&mut session, target.archive_encoding, tables).await?;
+    let mut tool = RunningTool::start(pg_restore(target, &names), Streams::InOut)?;
     let (stdin, stdout) =
         (UntilClosed::new(tool.stdin()?), BufReader::with_capacity(1 << 20, tool.stdout()?));
-    let wanted: BTreeSet<_> = tables.iter().map(|table| (table.schema.clone(), table.name.clone())).collect();
+    let wanted: BTreeSet<_> = names.iter().cloned().collect();
     let (sender, pieces) = mpsc::channel(AHEAD);
     let reading = blocking(move || {
         let gone = |_| std::io::Error::other("nobody takes the rows");
@@ -163,7 +171,7 @@ pub async fn load_small(
         let key = source.entry.home.key(layout::DATA).to_string();
         opened.map_err(|source| JobError::Object { key, source })
     };
-    let filling = fill(target, &mut session, tables, pieces);
+    let filling = fill(target, &mut session, &names, tables, pieces);
     let (written, read, filled, ended) = tokio::join!(writing, reading, filling, tool.reap());
     // What the server said of the rows explains why the others were cut off; then the archive.
     filled?;
@@ -172,7 +180,7 @@ pub async fn load_small(
     read?;
     for table in tables {
         let select = select_rows(target.schema, &table.name, &table.columns, None);
-        let found = tally_select(&mut session, &select, target.progress).await?;
+        let found = tally_select(&mut session, &select, target.encoding, target.progress).await?;
         if found != table.tally {
             return Err(differs(table, found.rows));
         }
@@ -180,35 +188,54 @@ pub async fn load_small(
     Ok(Some(session))
 }
 
-fn pg_restore(target: &Target<'_>, tables: &[&TableRecord]) -> tokio::process::Command {
+/// The names of `tables` as an archive in `encoding` has them.
+async fn native_names(
+    session: &mut PgConnection,
+    encoding: &str,
+    tables: &[&TableRecord],
+) -> Result<Vec<NativeName>, JobError> {
+    let mut names = Vec::new();
+    let encoding = literal(encoding);
+    for table in tables {
+        let native = |name| format!("pg_catalog.convert_to({}, {encoding})", literal(name));
+        let sql = format!("SELECT {} AS schema, {} AS name", native(&table.schema), native(&table.name));
+        for row in rows(session, "write names in the encoding of the snapshot", sql).await? {
+            names.push((column(&row, "schema")?, column(&row, "name")?));
+        }
+    }
+    Ok(names)
+}
+
+fn pg_restore(target: &Target<'_>, names: &[NativeName]) -> tokio::process::Command {
     let mut command = target.tools.command("pg_restore", target.connection);
     // Tables of these names in any of these schemas; which ones are wanted is decided as they come.
     command.args(["--section=data", "--file=-"]).env_remove("PGDATABASE");
-    command.args(tables.iter().map(|table| format!("--schema={}", table.schema)));
-    command.args(tables.iter().map(|table| format!("--table={}", table.name)));
+    let option = |option: &str, name: &[u8]| OsString::from_vec([option.as_bytes(), name].concat());
+    command.args(names.iter().map(|(schema, _)| option("--schema=", schema)));
+    command.args(names.iter().map(|(_, name)| option("--table=", name)));
     command
 }
 
 async fn fill(
     target: &Target<'_>,
     session: &mut PgConnection,
+    names: &[NativeName],
     tables: &[&TableRecord],
     mut pieces: mpsc::Receiver<Piece>,
 ) -> Result<(), JobError> {
     let mut encoding = String::from("UTF8");
     while let Some(piece) = pieces.recv().await {
-        let (schema, name) = match piece {
+        let name = match piece {
             Piece::Encoding(named) => {
                 encoding = named;
                 continue;
             }
-            Piece::Table { schema, name } => (schema, name),
+            Piece::Table(name) => name,
             // Without a table before them there are none.
             Piece::Rows(_) | Piece::End => continue,
         };
-        let Some(table) = tables.iter().find(|table| table.schema == schema && table.name == name) else {
-            continue;
-        };
+        let found = names.iter().zip(tables).find(|(native, _)| **native == name);
+        let Some((_, table)) = found else { continue };
         let columns = copy_target(target.schema, &table.name, &table.columns);
         let statement = format!("COPY {columns} FROM STDIN WITH (FREEZE, ENCODING {})", literal(&encoding));
         let action = format!("load table {}", qualified(target.schema, &table.name));

@@ -268,6 +268,8 @@ async fn restore_as_planned(
     let target = table_rows::Target {
         connection: request.connection,
         schema: request.schema,
+        encoding: &inventory.copy_encoding,
+        archive_encoding: &inventory.properties.encoding,
         tools: &tools,
         work_directory: work.path(),
         progress: means.progress,

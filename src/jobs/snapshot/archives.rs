@@ -3,7 +3,9 @@
 //! An archive becomes visible only after its program has exited with status 0. That it is whole
 //! is not taken on trust: pg_restore reads it to its end as it passes.
 
+use std::ffi::OsString;
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStringExt as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -71,7 +73,11 @@ impl Dump<'_> {
     fn data_command(&self, large: &[Table]) -> Command {
         let mut command = self.pg_dump();
         command.arg("--section=data");
-        command.args(large.iter().map(|table| format!("--exclude-table-data={}", table.qualified())));
+        command.args(
+            large.iter().map(|table| {
+                OsString::from_vec([b"--exclude-table-data=".as_slice(), &table.pattern].concat())
+            }),
+        );
         command
     }
 

@@ -18,12 +18,11 @@ pub fn database_sql(properties: &DatabaseProperties, server_version_num: u32) ->
 /// The text of `RESTORE.txt`; it names no table, so that it may lie in the open.
 pub fn restore_text(manifest: &Manifest, inventory: &Inventory) -> String {
     let major = manifest.pg_dump_version.split('.').next().unwrap_or_default();
-    let encoding = if inventory.properties.encoding == "SQL_ASCII" { "SQL_ASCII" } else { "UTF8" };
     TEXT.replace("@ID@", manifest.id.as_str())
         .replace("@DATABASE@", &manifest.database.escape_default().to_string())
         .replace("@TAKEN@", &manifest.taken_at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true))
         .replace("@MAJOR@", major)
-        .replace("@ENCODING@", encoding)
+        .replace("@ENCODING@", &inventory.copy_encoding)
         .replace("@SCHEMA_SHA@", &manifest.objects.schema.stored_sha256.to_string())
         .replace("@DATA_SHA@", &manifest.objects.data.stored_sha256.to_string())
         .replace("@GLOBALS_SHA@", &manifest.objects.globals.stored_sha256.to_string())
@@ -51,6 +50,9 @@ set -eu
 : "${IDENTITY:?set IDENTITY to the file of an age identity}" "${TARGET:?set TARGET to the name of the new database}"
 CHUNKS=${CHUNKS:-../../../chunks}
 LOADING=restoring_$$
+# Names come as UTF-8; a role or server that only reads unless told otherwise is told.
+WRITING='-c default_transaction_read_only=off'
+export PGCLIENTENCODING=UTF8 PGOPTIONS="$WRITING"
 WORK=$(mktemp -d)
 trap 'rm -rf "$WORK"' EXIT
 trap 'exit 1' HUP INT TERM
@@ -86,7 +88,7 @@ jq -r .sql.create "$WORK/inventory.json" >"$WORK/create.sql"
 psql -X -q -v ON_ERROR_STOP=1 -v target="$LOADING" -d postgres -f "$WORK/create.sql"
 
 # 5. Tables, without indexes, and the rows of small tables.
-export PGOPTIONS='-c search_path= -c DateStyle=ISO -c IntervalStyle=postgres -c check_function_bodies=off'
+export PGOPTIONS="$WRITING -c search_path= -c DateStyle=ISO -c IntervalStyle=postgres -c check_function_bodies=off"
 pg_restore --exit-on-error --section=pre-data -d "$LOADING" "$WORK/schema.dump"
 pg_restore --exit-on-error -d "$LOADING" "$WORK/data.dump"
 
@@ -96,20 +98,20 @@ copy_table() {
   shift
   for chunk in "$@"; do
     unseal "$CHUNKS/$(printf %.2s "$chunk")/$chunk.copy.gz.age" >"$WORK/chunk"
-    PGCLIENTENCODING=@ENCODING@ PGOPTIONS="$PGOPTIONS -c lc_monetary=C -c xmloption=content" psql -X -q -v ON_ERROR_STOP=1 -d "$LOADING" -c "$statement" <"$WORK/chunk"
+    PGOPTIONS="$PGOPTIONS -c lc_monetary=C -c xmloption=content" psql -X -q -v ON_ERROR_STOP=1 -d "$LOADING" -c "$statement" <"$WORK/chunk"
   done
 }
 jq -r 'def id: "\"" + gsub("\""; "\"\"") + "\"";
   .tables[] | select(.chunks)
   | (.loaded_through // .) as $into
   | ("COPY " + ($into.schema | id) + "." + ($into.name | id)
-     + (if (.columns | length) > 0 then " (" + ([.columns[] | id] | join(", ")) + ")" else "" end) + " FROM STDIN") as $copy
+     + (if (.columns | length) > 0 then " (" + ([.columns[] | id] | join(", ")) + ")" else "" end) + " FROM STDIN WITH (ENCODING '"'@ENCODING@'"')") as $copy
   | "copy_table " + ($copy | @sh) + ([.chunks[].name | " " + @sh] | join(""))' "$WORK/inventory.json" >"$WORK/copy.sh"
 . "$WORK/copy.sh"
 
 # 7. Indexes, constraints, triggers. Statistics are no data: a table that cannot be analysed is none lost.
 pg_restore --exit-on-error --section=post-data -d "$LOADING" "$WORK/schema.dump"
-unset PGOPTIONS
+export PGOPTIONS="$WRITING"
 psql -X -q -d "$LOADING" -c ANALYZE || true
 
 # 8. The name, and owner, rights and settings of the database, in one transaction.

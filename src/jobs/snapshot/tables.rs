@@ -87,6 +87,7 @@ pub async fn copy_all(
         let mut copier = Copier {
             shelf,
             progress: means.progress,
+            encoding: &facts.properties.encoding,
             results: &results,
             chunk_bytes: database.chunk_bytes,
             spare: Vec::new(),
@@ -144,6 +145,7 @@ fn range_selects(table: &Table, version_num: u32, chunk_bytes: usize) -> Vec<Str
 struct Copier<'a> {
     shelf: &'a Arc<ChunkShelf>,
     progress: &'a Arc<Progress>,
+    encoding: &'a str,
     results: &'a Mutex<Results>,
     chunk_bytes: usize,
     spare: Vec<u8>,
@@ -186,7 +188,7 @@ impl Copier<'_> {
         ordinal: u64,
         select: &str,
     ) -> Result<(), JobError> {
-        let mut copy = CopyOut::start(session, select, "copy a table").await?;
+        let mut copy = CopyOut::start(session, select, self.encoding, "copy a table").await?;
         for piece in 0.. {
             let mut text = std::mem::take(&mut self.spare);
             text.reserve(self.chunk_bytes);
@@ -222,7 +224,7 @@ impl Copier<'_> {
         select: &str,
         action: &str,
     ) -> Result<RowTally, JobError> {
-        let copy = CopyOut::start(session, select, action).await?;
+        let copy = CopyOut::start(session, select, self.encoding, action).await?;
         Ok(copy.tally(|bytes| self.progress.advance(bytes)).await?)
     }
 }
@@ -252,6 +254,7 @@ mod tests {
         Table {
             schema,
             name,
+            pattern: Vec::new(),
             columns,
             types: Vec::new(),
             heap_pages,

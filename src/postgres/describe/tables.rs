@@ -15,6 +15,8 @@ pub struct Table {
     pub schema: String,
     /// Its name.
     pub name: String,
+    /// Both, quoted, in the database's own encoding: what pg_dump takes as a pattern.
+    pub pattern: Vec<u8>,
     /// Columns that COPY writes, in order: its own, or that of `loaded_through`.
     pub columns: Vec<String>,
     /// Their types as a column definition writes them, with collations that are not the types' own.
@@ -109,6 +111,8 @@ const COLUMNS: &str = "SELECT coalesce(array_agg(a.attname::text ORDER BY l.plac
 pub async fn tables(session: &mut PgConnection) -> Result<Vec<Table>, PostgresError> {
     let sql = format!(
         "SELECT n.nspname::text AS schema, c.relname::text AS name, am.amname = 'heap' AS is_heap, columns.names, columns.types, \
+            pg_catalog.convert_to(format('\"%s\".\"%s\"', replace(n.nspname, '\"', '\"\"'), replace(c.relname, '\"', '\"\"')), \
+                pg_catalog.getdatabaseencoding()) AS pattern, \
             rn.nspname::text AS root_schema, root.relname::text AS root_name, \
             pg_catalog.pg_relation_size(c.oid) / current_setting('block_size')::int AS heap_pages, \
             pg_catalog.pg_relation_size(c.oid) + CASE WHEN c.reltoastrelid = 0 THEN 0 \
@@ -139,6 +143,7 @@ fn table(row: &PgRow) -> Result<Table, PostgresError> {
     Ok(Table {
         schema: column(row, "schema")?,
         name: column(row, "name")?,
+        pattern: column(row, "pattern")?,
         columns: column(row, "names")?,
         types: column(row, "types")?,
         heap_pages: unsigned(column(row, "heap_pages")?),
