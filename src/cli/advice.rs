@@ -153,6 +153,10 @@ fn on_job(error: &JobError) -> Advice {
 
 const LOCKED: &str = "something holds or waits for an exclusive lock, such as a migration; run again later, or raise lock_timeout";
 
+/// What lets a role read large objects; pg_read_all_data does not.
+pub const LARGE_OBJECTS: &str = "GRANT SELECT ON LARGE OBJECT ... TO the role, or ALTER LARGE OBJECT ... OWNER TO it, for each; \
+    or ALTER ROLE ... SET lo_compat_privileges = on for it; or use the cluster's superuser";
+
 fn on_postgres(error: &PostgresError) -> Advice {
     let failed = |hint: &str| said(ExitCode::Failed, hint);
     let rights = "grant pg_read_all_data to the role in [database.NAME], or use the cluster's superuser";
@@ -162,6 +166,12 @@ fn on_postgres(error: &PostgresError) -> Advice {
         }
         PostgresError::Connect { .. } => {
             failed("check host, port, user and password_file in [database.NAME]; is the server running?")
+        }
+        PostgresError::Denied { message, .. } if message.contains("large object") => failed(LARGE_OBJECTS),
+        PostgresError::ToolFailed { messages, .. }
+            if messages.contains("permission denied for large object") =>
+        {
+            failed(LARGE_OBJECTS)
         }
         PostgresError::Denied { .. } => failed(rights),
         PostgresError::LockTimeout { .. } => failed(LOCKED),

@@ -45,6 +45,7 @@ pub async fn run(global: &Global, args: SnapshotArgs) -> Result<Report, Failure>
         match take_one(global, &host, &ledger, database).await {
             Ok(snapshot) => {
                 text.push_str(&line_of(&snapshot));
+                text.extend(snapshot.notes.iter().map(|note| format!("  note: {note}\n")));
                 taken.push(json_of(&snapshot));
             }
             Err(failure) => failures.push(failure),
@@ -124,7 +125,7 @@ fn json_of(taken: &Taken) -> Value {
         "id": manifest.id, "database": manifest.database, "taken_at": manifest.taken_at,
         "plain_bytes": manifest.plain_bytes, "stored_bytes": manifest.stored_bytes, "new_stored_bytes": taken.new_stored_bytes,
         "lsn": manifest.lsn, "revision": manifest.revisions, "tables": manifest.tables, "rows": manifest.rows,
-        "chunks_new": taken.chunks_new, "chunks_reused": taken.chunks_reused, "elapsed_ms": taken.elapsed_ms,
+        "chunks_new": taken.chunks_new, "chunks_reused": taken.chunks_reused, "notes": taken.notes, "elapsed_ms": taken.elapsed_ms,
     })
 }
 

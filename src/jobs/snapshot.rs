@@ -22,6 +22,7 @@ use crate::catalog::Catalog;
 use crate::keys::ChunkKey;
 use crate::postgres::PostgresError;
 use crate::postgres::describe::{self, Sequence, Table};
+use crate::postgres::rights::{self, LeftOut};
 use crate::postgres::session::{self, Keeper};
 use crate::postgres::tools::Tools;
 use crate::rules::layout::{self, SnapshotHome, SnapshotId};
@@ -59,6 +60,8 @@ pub struct Taken {
     pub chunks_reused: u64,
     /// Bytes that this run stored.
     pub new_stored_bytes: u64,
+    /// What the role could not read and pg_dump left out without an error.
+    pub notes: Vec<String>,
     /// How long it took.
     pub elapsed_ms: u64,
 }
@@ -134,6 +137,7 @@ async fn take_steadily(
         chunks_new,
         chunks_reused,
         new_stored_bytes: chunk_bytes + own_bytes.iter().map(|object| object.stored_bytes).sum::<u64>(),
+        notes: facts.left_out.sentences(),
         elapsed_ms: watch.elapsed_ms(),
         manifest,
     })
@@ -158,6 +162,7 @@ struct Facts {
     sequences: Vec<Sequence>,
     structures: Vec<String>,
     large_objects: Option<String>,
+    left_out: LeftOut,
 }
 
 impl Facts {
@@ -188,6 +193,7 @@ impl Facts {
             sequences: describe::sequences(session).await?,
             structures: describe::structures(session).await?,
             large_objects: describe::select_large_objects(session).await?,
+            left_out: rights::left_out(session).await?,
         })
     }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use sqlx::postgres::PgConnection;
 
 use super::{Findings, gate};
+use crate::cli::advice::LARGE_OBJECTS;
 use crate::cli::host::databases_of;
 use crate::cli::report::Failure;
 use crate::ledger::Ledger;
@@ -114,6 +115,13 @@ fn report_missing(subject: &str, missing: &MissingRights, findings: &mut Finding
             format!("the role may not use the schemas {}", names(&missing.closed_schemas)),
             rights,
         );
+    }
+    if let Some(closed) = &missing.closed_large_objects {
+        let text = format!("the role may not read {} large objects, such as {}", closed.count, closed.first);
+        findings.problem(subject, text, LARGE_OBJECTS);
+    }
+    for sentence in missing.left_out.sentences() {
+        findings.warning(subject, sentence, "use the cluster's superuser, or make them anew after a restore");
     }
     if missing.role_passwords {
         let text = "the role may not read pg_authid: snapshots leave out the passwords of roles";

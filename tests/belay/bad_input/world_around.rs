@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::{assert_told, initialized, snapshot_of};
-use crate::world::{Belay, Output, a_cluster, finish};
+use crate::world::{Belay, Cluster, Output, a_cluster, finish};
 
 /// Programs that say that they are of PostgreSQL 12, and can do nothing else.
 fn old_programs(directory: &Path) {
@@ -87,4 +87,51 @@ fn table_that_may_not_be_read_is_named_and_nothing_is_listed() {
     cluster.psql("app", "GRANT SELECT ON closed TO reader");
     let taken = belay.run(["snapshot", "app"]);
     assert_eq!(taken.code, 0, "{}", taken.stderr);
+}
+
+/// A belay whose role may read all tables, and nothing else.
+fn reading_all_tables(cluster: &Cluster) -> Belay {
+    cluster.psql("app", "CREATE ROLE reader LOGIN IN ROLE pg_read_all_data");
+    let belay = Belay::new(cluster, "app");
+    let settings = std::fs::read_to_string(belay.settings()).expect("read the settings");
+    belay.write_settings(&settings.replace("user = \"postgres\"", "user = \"reader\""));
+    initialized(belay)
+}
+
+#[test]
+fn large_objects_that_may_not_be_read_are_told_by_check_too() {
+    let cluster = a_cluster().start();
+    cluster.create_database("app");
+    cluster.psql("app", "SELECT lo_from_bytea(4711, 'a'), lo_from_bytea(4712, 'b')");
+    let belay = reading_all_tables(&cluster);
+    let hint = "hint: GRANT SELECT ON LARGE OBJECT";
+    assert_told(&belay.run(["check"]), 4, &["may not read 2 large objects, such as 4711", hint]);
+    assert_told(&belay.run(["snapshot"]), 5, &["permission denied for large object", hint]);
+    cluster
+        .psql("app", "GRANT SELECT ON LARGE OBJECT 4711 TO reader; ALTER LARGE OBJECT 4712 OWNER TO reader");
+    assert_told(&belay.run(["check"]), 0, &["a run has what it needs"]);
+    assert_told(&belay.run(["snapshot"]), 0, &[]);
+}
+
+#[test]
+fn what_only_a_superuser_may_dump_is_told_when_it_is_left_out() {
+    let cluster = a_cluster().start();
+    cluster.create_database("app");
+    cluster.psql(
+        "app",
+        "CREATE SUBSCRIPTION news CONNECTION 'dbname=other' PUBLICATION p WITH (connect = false);
+         CREATE FOREIGN DATA WRAPPER w; CREATE SERVER far FOREIGN DATA WRAPPER w;
+         CREATE USER MAPPING FOR postgres SERVER far OPTIONS (password 'x');
+         CREATE SERVER open FOREIGN DATA WRAPPER w; CREATE USER MAPPING FOR PUBLIC SERVER open",
+    );
+    let belay = reading_all_tables(&cluster);
+    let left_out = [
+        "subscriptions are left out, since the role is no superuser: news",
+        "user mappings are without their options, which the role may not see: postgres for server far",
+    ];
+    assert_told(&belay.run(["check"]), 0, &left_out);
+    assert_told(&belay.run(["snapshot"]), 0, &left_out);
+    assert_eq!(belay.json(["snapshot"])["notes"], serde_json::json!(left_out));
+    cluster.psql("app", "ALTER ROLE reader SUPERUSER");
+    assert_eq!(belay.json(["snapshot"])["notes"], serde_json::json!([]));
 }
