@@ -45,10 +45,12 @@ pub enum PostgresError {
         message: String,
     },
     /// A lock was not to be had within its timeout.
-    #[error("{action}: another session holds a lock on it for longer than the lock timeout")]
+    #[error("{action}: another session holds a lock on {} for longer than the lock timeout", named(tables))]
     LockTimeout {
         /// What we were doing.
         action: String,
+        /// The tables that were locked then, as far as that was seen.
+        tables: Vec<String>,
     },
     /// The server's disk is full.
     #[error("{action}: the server has no space left")]
@@ -143,6 +145,10 @@ pub enum PostgresError {
     },
 }
 
+fn named(tables: &[String]) -> String {
+    if tables.is_empty() { "it".into() } else { tables.join(", ") }
+}
+
 fn said(messages: &str) -> String {
     if messages.is_empty() { String::new() } else { format!(": {messages}") }
 }
@@ -158,7 +164,7 @@ impl PostgresError {
                 let message = database_error.map(|error| error.message().to_owned()).unwrap_or_default();
                 Self::Denied { action, message }
             }
-            Some("55P03") => Self::LockTimeout { action },
+            Some("55P03") => Self::LockTimeout { action, tables: Vec::new() },
             Some("53100") => Self::NoSpace { action, source },
             _ => Self::Query { action, source },
         }

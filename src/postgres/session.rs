@@ -266,6 +266,10 @@ impl Keeper {
             match locked {
                 // A table dropped between listing and locking: list again.
                 Err(error) if is_gone(&error) && attempt < LOCK_ATTEMPTS => {}
+                Err(PostgresError::LockTimeout { action, .. }) => {
+                    let tables = locked_by_others(to).await.unwrap_or_default();
+                    return Err(PostgresError::LockTimeout { action, tables });
+                }
                 Err(error) => return Err(error),
                 Ok(()) => {
                     let seen = names(&mut session).await?;
@@ -324,6 +328,18 @@ async fn lock(session: &mut PgConnection, tables: &[String]) -> Result<(), Postg
         run(session, "lock the tables against DROP and TRUNCATE", sql).await?;
     }
     Ok(())
+}
+
+/// Some of the tables that others hold or await an exclusive lock on, the only one that keeps ours
+/// waiting; the server does not say which one did.
+async fn locked_by_others(to: &Connection) -> Result<Vec<String>, PostgresError> {
+    let sql = "SELECT DISTINCT format('%I.%I', n.nspname, c.relname) AS name FROM pg_catalog.pg_locks l \
+        JOIN pg_catalog.pg_class c ON c.oid = l.relation JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+        JOIN pg_catalog.pg_database d ON d.oid = l.database \
+        WHERE l.locktype = 'relation' AND l.mode = 'AccessExclusiveLock' AND d.datname = current_database() \
+          AND c.relkind IN ('r', 'p') AND n.nspname !~ '^pg_(toast|temp)' AND n.nspname <> 'pg_catalog' ORDER BY 1 LIMIT 5";
+    let mut session = connect(to).await?;
+    rows(&mut session, "look for locked tables", sql).await?.iter().map(|row| column(row, "name")).collect()
 }
 
 /// Opens a session that sees exactly what the keeper's snapshot sees.

@@ -156,7 +156,8 @@ fn snapshot_gives_up_rather_than_queue_the_application_behind_it() {
     let taken = belay.run(["snapshot", "app"]);
     assert_eq!(taken.code, 5, "{}", taken.stderr);
     assert!(
-        taken.stderr.contains("lock timeout") && taken.stderr.contains("hint: something holds"),
+        taken.stderr.contains("holds a lock on public.held for longer than the lock timeout")
+            && taken.stderr.contains("hint: something holds"),
         "{}",
         taken.stderr
     );
