@@ -19,7 +19,7 @@ const SESSION_VALUES: &str = "SELECT set_config(s.name, v.value, false) FROM (VA
     ('idle_in_transaction_session_timeout', '0'), ('idle_session_timeout', '0'), \
     ('quote_all_identifiers', 'off'), ('check_function_bodies', 'off'), ('xmloption', 'content'), \
     ('client_min_messages', 'warning'), ('bytea_output', 'hex'), ('timezone', 'UTC'), \
-    ('lc_monetary', 'C'), ('xmlbinary', 'base64')) v(name, value) \
+    ('lc_monetary', 'C'), ('xmlbinary', 'base64'), ('default_transaction_read_only', 'off')) v(name, value) \
     JOIN pg_catalog.pg_settings s ON lower(s.name) = v.name";
 
 /// Opens a session.

@@ -21,8 +21,10 @@ use crate::tether;
 
 /// Bytes moved between a child and its reader at a time.
 const PIPE_BYTES: usize = 1 << 20;
-/// Session options of every program, so that a live database and its restored copy are dumped alike.
-pub const PINNED_OPTIONS: &str = "-c standard_conforming_strings=on -c quote_all_identifiers=off";
+/// Session options of every program, so that a live database and its restored copy are dumped alike,
+/// and that pg_restore may write where a role only reads by default.
+pub const PINNED_OPTIONS: &str =
+    "-c standard_conforming_strings=on -c quote_all_identifiers=off -c default_transaction_read_only=off";
 /// How much of a child's standard error is kept, from its end.
 const MESSAGES_BYTES: usize = 8 << 10;
 /// How often a child that is not wanted any more is looked at before it is killed, and the pause

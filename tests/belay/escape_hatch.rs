@@ -130,6 +130,24 @@ fn bytes_of_no_encoding_come_back_by_restore_txt() {
 }
 
 #[test]
+fn restore_txt_writes_as_a_role_that_only_reads_by_default() {
+    let cluster = a_cluster().start();
+    cluster.create_database("app");
+    cluster.psql(
+        "app",
+        "CREATE TABLE t AS SELECT generate_series(1, 3000) AS n;
+         ALTER ROLE postgres SET default_transaction_read_only = on",
+    );
+    let belay = Belay::with_settings(&cluster, "app", TINY);
+    assert_eq!(belay.run(["init", "--single-recipient"]).code, 0);
+    assert_eq!(belay.run(["snapshot", "app"]).code, 0);
+    let elsewhere = Elsewhere::of(&cluster, &belay);
+    let restored = elsewhere.restore(&cluster, &belay.state().join("keys/identity.txt"), "back");
+    assert!(restored.status.success(), "{restored:?}");
+    assert_eq!(cluster.psql("back", "SELECT sum(n) FROM t"), "4501500");
+}
+
+#[test]
 fn restore_txt_fails_before_a_database_is_named() {
     let cluster = a_cluster().start();
     cluster.create_database("app");

@@ -241,3 +241,26 @@ fn a_name_that_is_not_utf8_is_told_before_anything_is_read() {
         assert!(text.contains("hint: rename them"), "{text}");
     }
 }
+
+#[test]
+fn a_role_that_only_reads_by_default_restores() {
+    let cluster = a_cluster().start();
+    cluster.create_database("app");
+    cluster.psql(
+        "app",
+        "CREATE TABLE t AS SELECT generate_series(1, 3000) AS n; CREATE INDEX ON t (n);
+         ALTER DATABASE app SET default_transaction_read_only = on;
+         ALTER ROLE postgres SET default_transaction_read_only = on",
+    );
+    let belay = Belay::with_settings(&cluster, "app", TINY);
+    assert_eq!(belay.run(["init", "--single-recipient"]).code, 0);
+    let back: [&[&str]; 3] = [&["--table", "t", "--schema", "old"], &["--into", "back"], &["--swap"]];
+    assert_eq!(belay.run(["snapshot", "app"]).code, 0);
+    for how in back {
+        let restored = belay.run([&["restore", "app"], how].concat());
+        assert_eq!(restored.code, 0, "{how:?}: {}", restored.stderr);
+    }
+    for database in ["back", "app"] {
+        assert_eq!(cluster.psql(database, "SELECT sum(n) FROM t"), "4501500");
+    }
+}
