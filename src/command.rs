@@ -28,6 +28,9 @@ use crate::tether;
 /// The variable that names a run to every process of it.
 pub const MARK: &str = "BELAY_RUN";
 
+/// Variables of libpq that win over those that say where to connect.
+const ELSEWHERE: [&str; 3] = ["PGSERVICE", "PGSERVICEFILE", "PGHOSTADDR"];
+
 /// How long a program that was asked to end may take before it is killed.
 const END_GRACE: Duration = Duration::from_secs(10);
 /// How long the output of an ended program is read on: what it left running may hold it open.
@@ -96,6 +99,15 @@ impl CommandLine<'_> {
         candidates.into_iter().find(|file| is_executable(file)).ok_or_else(not_found)
     }
 
+    /// Why nothing could run in the command's directory, if that is so.
+    pub fn why_not_there(&self) -> Option<String> {
+        let refused = nix::unistd::access(self.directory, nix::unistd::AccessFlags::X_OK).err()?;
+        Some(format!(
+            "directory {} cannot be entered by the user that belay runs as: {refused}",
+            self.directory.display()
+        ))
+    }
+
     /// Runs the command to its end, or until `stop` comes or its time is over; `on_output` gets
     /// what it writes to either stream.
     ///
@@ -132,6 +144,10 @@ impl CommandLine<'_> {
     fn spawn(&self, program: &Path) -> io::Result<Child> {
         let mut command = tokio::process::Command::new(program);
         command.args(self.words.iter().skip(1)).env(MARK, self.mark);
+        // Each would lead elsewhere than the variables that are set.
+        for variable in ELSEWHERE {
+            command.env_remove(variable);
+        }
         for (name, value) in self.environment {
             command.env(name, value.expose_secret());
         }
@@ -165,8 +181,7 @@ impl CommandLine<'_> {
 }
 
 fn is_executable(file: &Path) -> bool {
-    use std::os::unix::fs::PermissionsExt as _;
-    std::fs::metadata(file).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+    file.is_file() && nix::unistd::access(file, nix::unistd::AccessFlags::X_OK).is_ok()
 }
 
 fn exit_of(status: ExitStatus) -> Exit {

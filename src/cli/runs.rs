@@ -67,7 +67,6 @@ pub struct ResolveArgs {
 pub async fn run(global: &Global, verb: RunsVerb) -> Result<Report, Failure> {
     let host = Host::open(&global.config).await?;
     let ledger = host.ledger().await?;
-    resume_open_runs(global, &host, &ledger).await?;
     match verb {
         RunsVerb::List(args) => list(&host, &ledger, &args).await,
         RunsVerb::Show(args) => show(&ledger, &args).await,
@@ -165,6 +164,7 @@ async fn resolve(
     args: &ResolveArgs,
 ) -> Result<Report, Failure> {
     let title = format!("resolve run {}", args.run);
+    resume_open_runs(global, host, ledger).await?;
     let run = RunReport::read(ledger, &args.run).await?.run;
     if run.position.phase != Phase::Held {
         let text = format!("it is not held, but {}", run.position.phase);

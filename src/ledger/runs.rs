@@ -264,6 +264,19 @@ impl Ledger {
         rows.iter().map(|row| self.gate_run(row)).collect()
     }
 
+    /// Names the runs of `database` that are held, the one begun first first.
+    ///
+    /// # Errors
+    /// [`LedgerError::Query`], [`LedgerError::Corrupt`].
+    pub async fn held_runs(&self, database: &str) -> Result<Vec<String>, LedgerError> {
+        sqlx::query_scalar("SELECT id FROM gate_runs WHERE database = ? AND phase = ? ORDER BY id")
+            .bind(database)
+            .bind(Phase::Held.as_str())
+            .fetch_all(&self.pool)
+            .await
+            .map_err(self.failed("list held runs"))
+    }
+
     /// The run called `id`, if there is one.
     ///
     /// # Errors

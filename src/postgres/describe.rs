@@ -192,6 +192,8 @@ pub async fn revisions_in(
         }
     }
     found.sort();
+    // Tables of several schemas may stand at the same revision.
+    found.dedup();
     Ok(found)
 }
 

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use super::report::{RunReport, code_of};
-use crate::cli::report::{ExitCode, Failure, print_notice};
+use crate::cli::report::{ExitCode, print_notice};
 use crate::rules::alembic::failing_place;
 use crate::rules::ci::{
     Annotation, AnnotationKind, JUnitCase, JUnitResult, StepSummary, github_annotation, github_output, junit,
@@ -14,13 +14,11 @@ use crate::rules::ci::{
 use crate::rules::gate::{Phase, Verdict};
 use crate::settings;
 
-/// Writes the run as a JUnit suite: a case for each phase, and one for each check.
-///
-/// # Errors
-/// [`Failure`] when the file cannot be written; the run itself is over by then.
-pub fn write_junit(path: &Path, told: &RunReport) -> Result<(), Failure> {
+/// Writes the run as a JUnit suite: a case for each phase, and one for each check. A file that cannot
+/// be written is a notice: the run is over, and its exit code is not to be lost.
+pub fn write_junit(path: &Path, told: &RunReport) {
     let last = told.phases().len().saturating_sub(1);
-    let is_bad = told.verdict().is_some_and(|verdict| code_of(verdict) != ExitCode::Done);
+    let is_bad = told.code() != ExitCode::Done;
     let phases = told.phases().into_iter().enumerate().map(|(at, (phase, elapsed_ms))| JUnitCase {
         name: phase.to_string(),
         elapsed_ms,
@@ -43,10 +41,10 @@ pub fn write_junit(path: &Path, told: &RunReport) -> Result<(), Failure> {
         },
     });
     let cases: Vec<JUnitCase> = phases.chain(checks).collect();
-    std::fs::write(path, junit(&format!("belay migrate {}", told.run.database), &cases)).map_err(|error| {
-        Failure::new("write the JUnit report", ExitCode::Failed, format!("{}: {error}", path.display()))
-            .with_hint(format!("the run is over: `belay runs show {}` tells it again", told.run.id))
-    })
+    let written = std::fs::write(path, junit(&format!("belay migrate {}", told.run.database), &cases));
+    if let Err(error) = written {
+        print_notice(&format!("the JUnit report {} is not written: {error}", path.display()));
+    }
 }
 
 /// Tells the run to GitHub Actions, when it is they who run us. What cannot be told is a notice: the

@@ -47,6 +47,15 @@ impl RunReport {
         self.run.position.verdict
     }
 
+    /// What the run says to a pipeline; one that is held never says that all is well.
+    pub fn code(&self) -> ExitCode {
+        match self.verdict().map(code_of) {
+            Some(ExitCode::Done) if self.run.position.phase == Phase::Held => ExitCode::Unknown,
+            Some(code) => code,
+            None => ExitCode::Unknown,
+        }
+    }
+
     /// Phases with how long each took, in milliseconds; a phase that was repeated stands twice.
     pub fn phases(&self) -> Vec<(Phase, u64)> {
         let elapsed = |entry: &JournalEntry| {
@@ -72,7 +81,7 @@ impl RunReport {
 
     /// The report of `verb`; its exit code is the run's.
     pub fn report(&self, verb: &str) -> Report {
-        let code = self.verdict().map_or(ExitCode::Unknown, code_of);
+        let code = self.code();
         Report::new(verb, self.text(), &self.json()).ending(code)
     }
 
@@ -90,7 +99,7 @@ impl RunReport {
             "phase": self.run.position.phase.as_str(),
             "held": self.run.position.phase == Phase::Held,
             "outcome": self.verdict().map(Verdict::as_str),
-            "exit_code": self.verdict().map(|verdict| code_of(verdict) as i32),
+            "exit_code": self.verdict().map(|_| self.code() as i32),
             "class": facts.classified.as_ref().map(|classified| classified.class.as_str()),
             "snapshot": facts.snapshot.as_ref().map(|snapshot| snapshot.id.as_str()),
             "revision_before": facts.armed.as_ref().map(|armed| &armed.before.revisions),
@@ -164,8 +173,10 @@ impl RunReport {
     }
 
     fn next_step(&self) -> Option<String> {
+        let is_good = self.verdict().map(code_of) == Some(ExitCode::Done);
         if self.run.position.phase == Phase::Held {
-            return Some(format!("belay runs resolve {} --restore, or --keep", self.run.id));
+            let restore = if is_good { "" } else { " --restore, or" };
+            return Some(format!("belay runs resolve {}{restore} --keep", self.run.id));
         }
         let kept_as = self.facts.kept_as.as_ref()?;
         Some(format!("look at {kept_as}; `belay retain` drops it when its time is over"))

@@ -77,6 +77,18 @@ impl Walk<'_> {
         raised.map(|()| Outcome::Passed)
     }
 
+    /// Makes sure once more that nobody is in the database, where writers are kept out.
+    async fn keep_empty(&mut self) -> Result<(), JobError> {
+        if self.facts.order.is_none() {
+            return Ok(());
+        }
+        let policy = self.means.gate.sessions;
+        let empty = self
+            .with_fence_context(async |context| fence::empty(context, policy, OUR_SESSIONS).await)
+            .await?;
+        Ok(empty?)
+    }
+
     /// Takes a snapshot, or finds one that is fresh enough and still holds everything.
     pub(super) async fn take_snapshot(&mut self) -> Result<Outcome, JobError> {
         if self.snapshots_taken == 0 && self.reuse_snapshot().await? {
@@ -236,9 +248,13 @@ impl Walk<'_> {
         let has_own_mark = self.has_own_mark().await?;
         self.make_local_copy().await?;
         self.hold_log().await?;
-        let lsn = self.lsn().await?;
+        // Whoever came since the fence went up may have written, and commit while the command runs.
+        self.keep_empty().await?;
+        let elsewhere = self.open_elsewhere().await?;
+        let start = wal::begin_window(&mut self.maintenance_session().await?).await?;
+        let (lsn, next_transaction) = (start.lsn, start.next_transaction);
         let committed = self.committed_since_snapshot(lsn).await?;
-        self.facts.armed = Some(Armed { lsn, before, answers, has_own_mark });
+        self.facts.armed = Some(Armed { lsn, next_transaction, elsewhere, before, answers, has_own_mark });
         let is_kept_out = self.facts.order.is_some();
         match (&committed, committed.in_words()) {
             (Committed::Known { .. }, None) => Ok(Outcome::Passed),

@@ -137,8 +137,9 @@ impl Walk<'_> {
         };
         let sql = format!(
             "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity \
-             WHERE datname = {} AND backend_type = 'client backend' AND application_name <> 'belay' \
-               AND pid <> pg_catalog.pg_backend_pid() AND backend_start <= {} AND {is_of_run}",
+             WHERE datname = {} AND (backend_type = 'client backend' OR backend_type IS NULL AND usesysid IS NOT NULL) \
+               AND coalesce(application_name, '') <> 'belay' AND pid <> pg_catalog.pg_backend_pid() \
+               AND (backend_start IS NULL OR backend_start <= {}) AND {is_of_run}",
             literal(&self.means.database.connection.database),
             literal(last_moment)
         );

@@ -73,8 +73,6 @@ pub struct Facts {
     pub is_closed: bool,
     /// What differs between before and after, each as a sentence.
     pub changes: Vec<String>,
-    /// Transactions that were prepared and are not ended.
-    pub prepared_transactions: Vec<String>,
     /// The checks.
     pub checks: Vec<CheckResult>,
     /// What the failed database is called now.
@@ -131,6 +129,10 @@ pub struct TakenSnapshot {
 pub struct Armed {
     /// The write-ahead log's position.
     pub lsn: Lsn,
+    /// A transaction that is younger than all that had written by then.
+    pub next_transaction: u64,
+    /// Transactions of other databases that were open then.
+    pub elsewhere: Vec<u32>,
     /// What the database looks like.
     pub before: Fingerprint,
     /// What the SQL checks answer, by their names.

@@ -14,6 +14,9 @@ use crate::rules::sql::qualified;
 use crate::rules::table_name::TableName;
 use crate::settings::Connection;
 
+/// How long a look waits for a lock.
+const LOCK_TIMEOUT_MS: u32 = 30_000;
+
 /// The state of a database.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fingerprint {
@@ -27,6 +30,8 @@ pub struct Fingerprint {
     pub tables: BTreeMap<String, BTreeSet<String>>,
     /// Indexes and constraints, by name and validity.
     pub structures: BTreeSet<String>,
+    /// Where each sequence stands.
+    pub sequences: BTreeMap<String, i64>,
     /// Rows of unlogged tables, whose changes stand in no write-ahead log.
     pub unlogged: BTreeMap<String, RowTally>,
 }
@@ -52,7 +57,12 @@ impl Look<'_> {
     /// What PostgreSQL and its programs say.
     pub async fn take(&self) -> Result<Fingerprint, JobError> {
         let mut session = session::connect(self.connection).await?;
+        // A lock that somebody holds for long is told, not waited for.
+        session::run(&mut session, "limit waits for locks", format!("SET lock_timeout = {LOCK_TIMEOUT_MS}"))
+            .await?;
         let revisions = self.revisions(&mut session).await?;
+        let sequences = describe::sequences(&mut session).await?.into_iter();
+        let sequences = sequences.map(|it| (qualified(&it.schema, &it.name), it.state.last_value)).collect();
         let listed = describe::tables(&mut session).await?;
         let tables = listed.iter().map(|table| {
             let columns = table.columns.iter().zip(&table.types).map(|(name, of)| format!("{name} {of}"));
@@ -78,6 +88,7 @@ impl Look<'_> {
             schema_bag: digest_of(&bag),
             tables,
             structures,
+            sequences,
             unlogged,
         })
     }
@@ -129,6 +140,14 @@ impl Fingerprint {
             .filter(|(table, tally)| self.unlogged.get(*table).is_some_and(|before| before != *tally));
         changes.extend(rewritten.map(|(table, _)| format!("rows of unlogged table {table} changed")));
         changes
+    }
+
+    /// Names sequences that stand further back in `after`: values that were given would be given
+    /// again.
+    pub fn sequences_set_back<'a>(&'a self, after: &'a Self) -> Vec<&'a str> {
+        let is_back =
+            |(name, before): &(&String, &i64)| after.sequences.get(*name).is_some_and(|now| now < before);
+        self.sequences.iter().filter(is_back).map(|(name, _)| name.as_str()).collect()
     }
 
     /// Names unlogged tables whose rows are not those of `self`.

@@ -2,15 +2,17 @@
 
 use std::collections::BTreeSet;
 
-use super::facts::CheckResult;
-use super::walk::Walk;
+use super::facts::{Armed, CheckResult};
+use super::fingerprint::Fingerprint;
+use super::walk::{Walk, in_a_sentence, is_lost_session};
 use super::window::Committed;
 use super::{JobError, connection_of};
-use crate::postgres::session::{column, rows};
+use crate::postgres::PostgresError;
+use crate::postgres::session::{self, column, rows};
 use crate::rules::classify::{self, Evidence, Exit, Expected, Rehearsed, Schema, Writes};
 use crate::rules::gate::{Decision, Outcome, Verdict};
 use crate::rules::sql::literal;
-use crate::rules::wal::attribution;
+use crate::rules::wal::attribution::{self, Attributed};
 use crate::rules::wal::summary::{self, CommitSummary};
 use crate::settings::{CheckKind, CheckSettings};
 
@@ -21,34 +23,70 @@ impl Walk<'_> {
             self.facts.reasons.push("the state before the command was not written down".into());
             return Ok(Outcome::Decided(Decision::Hold(Verdict::Unknown)));
         };
+        if let Some(held) = self.what_cannot_be_judged().await? {
+            return Ok(held);
+        }
         let server = self.server().await?;
         let after = self.look(&server.tools).take().await?;
-        let committed = self.committed_between(armed.lsn, settled_lsn).await?;
-        self.let_go_of_log().await;
+        let committed = self.committed_while_running(&armed, settled_lsn).await?;
         let mut writes = self.divide(committed, armed.has_own_mark);
         for table in armed.before.changed_unlogged(&after) {
             writes = Writes::Some(format!("rows of unlogged table {table}"));
         }
-        self.facts.prepared_transactions = self.prepared_transactions().await?;
-        if let Some(gid) = self.facts.prepared_transactions.first() {
-            writes = Writes::Some(format!("nothing yet of prepared transaction {gid}"));
+        if writes == Writes::None
+            && let Some(sequence) = armed.before.sequences_set_back(&after).first()
+        {
+            // Sequences do not go back with a transaction.
+            writes = Writes::Some(format!("nothing, but sequence {sequence} was set back"));
         }
         let evidence = Evidence {
             exit: self.facts.exit.clone().unwrap_or(Exit::Unseen),
             revisions_before: armed.before.revisions.clone(),
             revisions_after: after.revisions.clone(),
-            expected: self.facts.expected.clone().unwrap_or(Expected::Unknown("it was not looked at".into())),
+            expected: self.expected(&armed, &after),
             schema: if after.schema == armed.before.schema { Schema::Same } else { Schema::Changed },
             rehearsed: self.rehearsed_as(&after.schema_bag),
             writes,
         };
         let classified = classify::classify(&evidence);
         let decision = classify::decide(classified.class, self.policy());
+        let is_held_by_settings = decision == Decision::Hold(Verdict::RestoreRefused);
         self.facts.changes = armed.before.changes(&after);
         self.facts.after = Some(after);
         self.facts.reasons.extend(classified.reasons.iter().cloned());
         self.facts.classified = Some(classified);
+        if is_held_by_settings {
+            self.facts.reasons.push("an operator is to decide (on_failure = \"hold\")".into());
+        }
         Ok(Outcome::Decided(decision))
+    }
+
+    /// What stops a judgement: another database of this name, and transactions that were prepared,
+    /// which may yet be committed and hold the locks of what would be looked at.
+    async fn what_cannot_be_judged(&mut self) -> Result<Option<Outcome>, JobError> {
+        let mut reasons = self.what_has_changed().await?;
+        let prepared = self.prepared_transactions().await?;
+        reasons.extend(prepared.iter().map(|gid| {
+            format!("transaction {gid} is prepared: COMMIT or ROLLBACK PREPARED it, then resolve the run")
+        }));
+        if reasons.is_empty() {
+            return Ok(None);
+        }
+        self.facts.reasons.extend(reasons);
+        Ok(Some(Outcome::Decided(Decision::Hold(Verdict::Unknown))))
+    }
+
+    /// Which revisions were to be reached. A tool that succeeded and left no version where it is
+    /// looked for keeps it elsewhere.
+    fn expected(&self, armed: &Armed, after: &Fingerprint) -> Expected {
+        let is_elsewhere = self.facts.exit.as_ref().is_some_and(Exit::is_success)
+            && armed.before.revisions.is_empty()
+            && after.revisions.is_empty()
+            && after.schema != armed.before.schema;
+        if is_elsewhere {
+            return Expected::Unknown("the version table that the settings name is not there".into());
+        }
+        self.facts.expected.clone().unwrap_or(Expected::Unknown("it was not looked at".into()))
     }
 
     /// Transactions that were prepared in the database and are neither committed nor rolled back;
@@ -72,23 +110,41 @@ impl Walk<'_> {
     /// Tells what the run committed from what others did; the latter is kept as a reason against
     /// an automatic restore.
     fn divide(&mut self, committed: Committed, has_own_mark: bool) -> Writes {
-        let commits = match committed {
-            Committed::Known { commits, .. } => commits,
+        let (commits, straddlers) = match committed {
+            Committed::Known { commits, straddlers } => (commits, straddlers),
             Committed::Unknown(why) => {
                 self.facts.foreign_unknown = Some(why.clone());
                 return Writes::Unknown(why);
             }
         };
-        let witness = attribution::Witness {
-            has_own_mark,
-            honours_options: self.facts.has_named_sessions,
-            saw_strangers: !self.facts.foreign_sessions.is_empty(),
-        };
-        let (own, foreign) = attribution::divide(commits, witness);
-        if !foreign.is_empty() {
-            self.facts.foreign = Some(summary::in_words(&foreign));
+        if straddlers > 0 {
+            let what = Committed::Known { commits: Vec::new(), straddlers };
+            self.facts.foreign = what.in_words();
         }
-        self.in_words(&own)
+        match attribution::divide(commits, has_own_mark) {
+            Attributed::Told { own, foreign } => {
+                if !foreign.is_empty() {
+                    let both = Committed::Known { commits: foreign, straddlers };
+                    self.facts.foreign = both.in_words();
+                }
+                if own.is_empty() && !self.could_tell_sessions() {
+                    return Writes::Unknown(
+                        "sessions of the command cannot be told from others', and may live on".into(),
+                    );
+                }
+                self.in_words(&own)
+            }
+            Attributed::Untold(commits) => {
+                let what = summary::in_words(&commits);
+                self.facts.foreign_unknown = Some(format!("{what} bear no mark of the run"));
+                Writes::Unknown(format!("{what} were committed, by the run or by others"))
+            }
+        }
+    }
+
+    /// Whether the end of the run's sessions could be seen to: all were ended, or they are known.
+    fn could_tell_sessions(&self) -> bool {
+        self.facts.order.is_some() || self.facts.has_named_sessions || self.means.gate.role.is_some()
     }
 
     fn in_words(&self, own: &[CommitSummary]) -> Writes {
@@ -109,15 +165,16 @@ impl Walk<'_> {
     /// Asks every check, and looks at what no migration should leave.
     pub(super) async fn check(&mut self) -> Result<Outcome, JobError> {
         let mut problems = self.left_overs();
-        let answers = self.answers().await?;
         let before = self.facts.armed.as_ref().map(|armed| armed.answers.clone()).unwrap_or_default();
         let mut results = Vec::new();
         for check in &self.means.gate.checks {
             let result = match &check.kind {
-                CheckKind::Sql { expect, .. } => {
+                CheckKind::Sql { sql, expect } => {
                     let was = before.get(&check.name).cloned().unwrap_or_default();
-                    let is = answers.get(&check.name).cloned().unwrap_or_default();
-                    let is_ok = expect.holds(&was, &is);
+                    let (is, is_ok) = match self.ask(&check.name, sql).await? {
+                        Ok(is) => (is.clone(), expect.holds(&was, &is)),
+                        Err(why) => (why, false),
+                    };
                     let (name, expected) = (check.name.clone(), expect.to_string());
                     CheckResult { name, expected, before: Some(was), after: is, is_ok }
                 }
@@ -141,7 +198,19 @@ impl Walk<'_> {
         Ok(Outcome::Decided(classify::decide_checked(class, has_problems, self.policy())))
     }
 
-    /// Indexes that the run left invalid, and transactions that it left open.
+    /// Asks a check of the migrated database; what the server does not answer is no good answer.
+    async fn ask(&self, name: &str, sql: &str) -> Result<Result<String, String>, JobError> {
+        let mut session = session::connect(&self.means.database.connection).await?;
+        match session::answer(&mut session, name, sql).await {
+            Ok(answer) => Ok(Ok(answer)),
+            Err(error @ PostgresError::Query { .. }) if !is_lost_session(&error) => {
+                Ok(Err(in_a_sentence(&error)))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Indexes that the run left invalid.
     fn left_overs(&mut self) -> Vec<String> {
         let (Some(armed), Some(after)) = (&self.facts.armed, &self.facts.after) else { return Vec::new() };
         let before = armed.before.invalid_indexes();
@@ -149,10 +218,7 @@ impl Walk<'_> {
         let not_valid = after.structures.difference(&armed.before.structures);
         let noted = not_valid.filter(|structure| structure.ends_with(" (not valid)"));
         self.facts.notes.extend(noted.map(|structure| format!("{structure} is yet to be validated")));
-        let prepared = self.facts.prepared_transactions.iter();
-        let prepared = prepared
-            .map(|gid| format!("transaction {gid} is prepared, and neither committed nor rolled back"));
-        new.into_iter().map(|index| format!("{index} is invalid")).chain(prepared).collect()
+        new.into_iter().map(|index| format!("{index} is invalid")).collect()
     }
 
     async fn run_check(&self, check: &CheckSettings, words: &[String]) -> Result<CheckResult, JobError> {

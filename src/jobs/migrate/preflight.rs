@@ -37,7 +37,12 @@ impl Walk<'_> {
     pub(super) async fn preflight(&mut self) -> Result<Outcome, JobError> {
         let mut reasons = Vec::new();
         let server = self.server().await?;
-        self.command_line(&[]).program()?;
+        reasons.extend(self.held_runs().await?);
+        let line = self.command_line(&[]);
+        reasons.extend(line.why_not_there());
+        if reasons.is_empty() {
+            line.program()?;
+        }
         self.means.catalog.check_writer(self.means.signing)?;
         self.look_at_revisions().await?;
         // A check that cannot be asked now could not be asked afterwards either.
@@ -57,6 +62,16 @@ impl Walk<'_> {
         }
         self.facts.reasons.extend(reasons);
         Ok(Outcome::Refused(Verdict::Refused))
+    }
+
+    /// Runs of this database that wait for an operator: what they decide must not undo this one.
+    async fn held_runs(&self) -> Result<Vec<String>, JobError> {
+        let name = &self.means.database.connection.database;
+        let runs = self.means.ledger.held_runs(name).await?;
+        Ok(runs
+            .into_iter()
+            .map(|run| format!("run {run} is held: `belay runs resolve {run}` first"))
+            .collect())
     }
 
     /// The command, to be run with `environment`.
@@ -138,6 +153,7 @@ impl Walk<'_> {
         let sql = format!(
             "SELECT r.rolsuper OR r.rolcreatedb AS makes, r.rolsuper OR pg_catalog.pg_has_role(d.datdba, 'MEMBER') AS owns, \
                 r.rolsuper OR pg_catalog.pg_has_role('pg_signal_backend', 'MEMBER') AS ends, \
+                r.rolsuper OR pg_catalog.pg_has_role('pg_read_all_stats', 'MEMBER') AS sees, \
                 pg_catalog.pg_database_size(d.oid) AS bytes \
              FROM pg_catalog.pg_roles r, pg_catalog.pg_database d WHERE r.rolname = current_user AND d.datname = {}",
             literal(name)
@@ -147,6 +163,7 @@ impl Walk<'_> {
                 ("makes", "may not make databases (CREATEDB)"),
                 ("owns", "does not own the database"),
                 ("ends", "may not end the sessions of others (pg_signal_backend)"),
+                ("sees", "may not see whose the sessions of others are (pg_read_all_stats)"),
             ];
             for (right, lack) in needs {
                 if !column::<bool>(&row, right)? {

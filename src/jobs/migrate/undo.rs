@@ -12,6 +12,7 @@ use crate::jobs::restore::{self, Destination, Prepared, Request, recover};
 use crate::postgres::{describe, session, wal};
 use crate::rules::gate::{Outcome, Verdict};
 use crate::rules::sql::{literal, quoted};
+use crate::rules::wal::attribution::{self, Attributed};
 use crate::settings::{Consistency, LocalCopy};
 
 impl Walk<'_> {
@@ -97,6 +98,7 @@ impl Walk<'_> {
         self.reopen_if_closed().await?;
         self.close_database().await?;
         let late = if is_by_operator { None } else { self.committed_late().await? };
+        self.let_go_of_log().await;
         self.facts.is_closed = late.is_none();
         self.note_facts().await?;
         Ok(late)
@@ -144,7 +146,7 @@ impl Walk<'_> {
     }
 
     /// Why the database is not the one that the run began with.
-    async fn what_has_changed(&self) -> Result<Vec<String>, JobError> {
+    pub(super) async fn what_has_changed(&self) -> Result<Vec<String>, JobError> {
         let Some(before) = &self.facts.identity else {
             return Ok(vec!["the database was never looked at".into()]);
         };
@@ -255,24 +257,27 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// What was committed between the end of the run and now.
+    /// What others have committed since the moment before the command, now that nobody can any more.
     async fn committed_late(&mut self) -> Result<Option<String>, JobError> {
-        let Some(settled_lsn) = self.facts.settled_lsn else {
-            return Ok(Some("the run was never settled".into()));
+        let Some(armed) = self.facts.armed.clone() else {
+            return Ok(Some("the state before the command was not written down".into()));
         };
         let now = self.lsn().await?;
-        let committed = self.committed_between(settled_lsn, now).await?;
-        Ok(match &committed {
-            Committed::Unknown(why) => Some(format!("what others committed is not known: {why}")),
-            Committed::Known { .. } => {
-                committed.in_words().map(|what| format!("{what} were committed after the migration"))
-            }
-        })
+        let (commits, straddlers) = match self.committed_while_running(&armed, now).await? {
+            Committed::Unknown(why) => return Ok(Some(format!("what others committed is not known: {why}"))),
+            Committed::Known { commits, straddlers } => (commits, straddlers),
+        };
+        let foreign = match attribution::divide(commits, armed.has_own_mark) {
+            Attributed::Told { foreign, .. } | Attributed::Untold(foreign) => foreign,
+        };
+        let foreign = Committed::Known { commits: foreign, straddlers };
+        Ok(foreign.in_words().map(|what| format!("{what} were committed by others after the snapshot")))
     }
 
     /// Lets everybody in again: every fence that stands, the last raised first.
     pub(super) async fn release(&mut self) -> Result<Outcome, JobError> {
         self.drop_copy().await;
+        self.let_go_of_log().await;
         if let Err(error) = self.drop_local_copy().await {
             // The next run drops it; nobody is to be kept out for that.
             self.facts.notes.push(in_a_sentence(&error));

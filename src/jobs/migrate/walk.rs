@@ -293,6 +293,16 @@ pub(super) async fn stopped(stop: &mut Stop) -> Verdict {
 /// Whether an error says that the server is gone, for the moment or for long.
 fn is_lost(error: &JobError) -> bool {
     let JobError::Postgres(error) = error else { return false };
+    is_lost_session(error)
+}
+
+/// As [`is_lost`], of PostgreSQL's own errors.
+pub(super) fn is_lost_session(error: &PostgresError) -> bool {
+    if let PostgresError::ToolFailed { messages, .. } = error {
+        return ["server closed the connection", "the database system is", "terminating connection"]
+            .iter()
+            .any(|said| messages.contains(said));
+    }
     let source = match error {
         PostgresError::Connect { source, .. } | PostgresError::Query { source, .. } => source,
         _ => return false,

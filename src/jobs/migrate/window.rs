@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::JobError;
+use super::facts::Armed;
 use super::walk::Walk;
 use crate::postgres::session;
 use crate::postgres::wal::{self, Evidence};
@@ -27,8 +28,8 @@ impl Committed {
         let Self::Known { commits, straddlers } = self else { return None };
         let straddling = match straddlers {
             0 => None,
-            1 => Some("1 transaction that had begun before the snapshot".to_owned()),
-            several => Some(format!("{several} transactions that had begun before the snapshot")),
+            1 => Some("1 transaction that had begun before".to_owned()),
+            several => Some(format!("{several} transactions that had begun before")),
         };
         let commits = (!commits.is_empty()).then(|| summary::in_words(commits));
         let facts: Vec<String> = commits.into_iter().chain(straddling).collect();
@@ -55,14 +56,24 @@ impl Walk<'_> {
         })
     }
 
-    /// What was committed from `from` to `to`, by whomever.
-    pub(super) async fn committed_between(&mut self, from: Lsn, to: Lsn) -> Result<Committed, JobError> {
-        let window = match self.window(from, to).await? {
+    /// What was committed from the moment before the command until `to`, by whomever.
+    ///
+    /// A transaction that had written before shows only its end; it counts unless it was seen to be
+    /// of another database.
+    pub(super) async fn committed_while_running(
+        &mut self,
+        armed: &Armed,
+        to: Lsn,
+    ) -> Result<Committed, JobError> {
+        let window = match self.window(armed.lsn, to).await? {
             Ok(window) => window,
             Err(why) => return Ok(Committed::Unknown(why)),
         };
         let commits = self.named(&window).await?;
-        Ok(Committed::Known { commits, straddlers: 0 })
+        let is_older = |xid: u32| xid != 0 && (armed.next_transaction as u32).wrapping_sub(xid) as i32 > 0;
+        let bare = window.bare_commits.iter().map(|commit| commit.xid);
+        let straddling = bare.filter(|xid| is_older(*xid) && !armed.elsewhere.contains(xid));
+        Ok(Committed::Known { commits, straddlers: straddling.count() })
     }
 
     /// What was committed until `to` that the snapshot does not hold.

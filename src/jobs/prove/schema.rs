@@ -14,6 +14,9 @@ use crate::postgres::tools::{RunningTool, Streams, Tools, read_schema_text};
 use crate::postgres::{PostgresError, session};
 use crate::settings::Connection;
 
+/// How long a dump of a schema waits for a lock.
+const LOCK_TIMEOUT_MS: u32 = 30_000;
+
 /// Adds the first difference to `proven`, or why the texts are not compared.
 pub(super) async fn compare(
     claim: &Claim<'_>,
@@ -184,7 +187,7 @@ fn dump_schema(connection: &Connection, tools: &Tools, encoding: &str) -> Result
         "--section=pre-data",
         "--section=post-data",
     ]);
-    command.arg(format!("--encoding={encoding}"));
+    command.arg(format!("--encoding={encoding}")).arg(format!("--lock-wait-timeout={LOCK_TIMEOUT_MS}"));
     RunningTool::start(command, Streams::Out)
 }
 

@@ -2,27 +2,32 @@
 
 use super::summary::CommitSummary;
 
-/// What is known of whose commits can be told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Witness {
-    /// Commits of the run bear a mark that those of nobody else do.
-    pub has_own_mark: bool,
-    /// A session of the run was seen that took its options, and so the mark, from its environment.
-    pub honours_options: bool,
-    /// Sessions were seen that may be somebody else's.
-    pub saw_strangers: bool,
+/// Commits of a window, by whose they are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Attributed {
+    /// The mark of the run tells: these are its own, and these are of others.
+    Told {
+        /// Of the run.
+        own: Vec<CommitSummary>,
+        /// Of others.
+        foreign: Vec<CommitSummary>,
+    },
+    /// Something was committed, and nothing tells by whom.
+    Untold(Vec<CommitSummary>),
 }
 
-/// Divides `commits` into those of the run and those that are, or may be, of others.
+/// Divides `commits` by the mark of the run; `has_own_mark` says that nobody else's sessions have it.
 ///
-/// Where the mark tells, it decides. A driver that does not take it from its environment leaves
-/// every commit unmarked: then all are the run's if nobody else was there, and none can be called
-/// the run's if somebody was.
-pub fn divide(commits: Vec<CommitSummary>, witness: Witness) -> (Vec<CommitSummary>, Vec<CommitSummary>) {
-    let mark_tells =
-        witness.has_own_mark && (witness.honours_options || commits.iter().any(|commit| commit.is_marked));
-    let is_own = |commit: &CommitSummary| if mark_tells { commit.is_marked } else { !witness.saw_strangers };
-    commits.into_iter().partition(is_own)
+/// A commit without the mark is never taken for the run's, whoever else was seen or not: a session
+/// may come and go between two looks. Where no commit has the mark, the run's driver may not take
+/// it from its environment, or the run committed nothing: then an unmarked commit is anybody's.
+pub fn divide(commits: Vec<CommitSummary>, has_own_mark: bool) -> Attributed {
+    let is_told = has_own_mark && commits.iter().any(|commit| commit.is_marked);
+    if commits.is_empty() || is_told {
+        let (own, foreign) = commits.into_iter().partition(|commit| commit.is_marked);
+        return Attributed::Told { own, foreign };
+    }
+    Attributed::Untold(commits)
 }
 
 #[cfg(test)]
@@ -32,47 +37,41 @@ mod tests {
     use super::*;
     use crate::rules::wal::Lsn;
 
-    fn commit(xid: u32, is_marked: bool) -> CommitSummary {
-        CommitSummary {
+    fn commits(marks: &[bool]) -> Vec<CommitSummary> {
+        let commit = |(is_marked, xid): (&bool, u32)| CommitSummary {
             xid,
             lsn: Lsn(0),
             committed_at: None,
-            is_marked,
+            is_marked: *is_marked,
             rows: BTreeMap::from([("public.users".to_owned(), 1)]),
             has_catalog_writes: false,
             sequences: BTreeSet::new(),
+        };
+        marks.iter().zip(1..).map(commit).collect()
+    }
+
+    fn counted(marks: &[bool], has_own_mark: bool) -> Option<(usize, usize)> {
+        match divide(commits(marks), has_own_mark) {
+            Attributed::Told { own, foreign } => Some((own.len(), foreign.len())),
+            Attributed::Untold(_) => None,
         }
     }
 
-    fn divided(marks: &[bool], witness: Witness) -> (usize, usize) {
-        let commits = marks.iter().zip(1..).map(|(marked, xid)| commit(xid, *marked)).collect();
-        let (own, foreign) = divide(commits, witness);
-        (own.len(), foreign.len())
-    }
-
-    const MARKED: Witness = Witness { has_own_mark: true, honours_options: true, saw_strangers: false };
-
     #[test]
-    fn where_the_mark_tells_it_decides() {
-        assert_eq!(divided(&[true, false, true], MARKED), (2, 1));
-        assert_eq!(divided(&[false, false], MARKED), (0, 2));
-        let seen = Witness { saw_strangers: true, ..MARKED };
-        assert_eq!(divided(&[true, true], seen), (2, 0));
-        let by_commits = Witness { honours_options: false, ..MARKED };
-        assert_eq!(divided(&[true, false], by_commits), (1, 1));
+    fn the_mark_tells_whose_a_commit_is() {
+        assert_eq!(counted(&[true, false, true], true), Some((2, 1)));
+        assert_eq!(counted(&[true, true], true), Some((2, 0)));
+        assert_eq!(counted(&[], true), Some((0, 0)));
     }
 
     #[test]
-    fn without_a_mark_all_are_the_runs_unless_somebody_else_was_there() {
-        let unmarked = Witness { has_own_mark: true, honours_options: false, saw_strangers: false };
-        assert_eq!(divided(&[false, false], unmarked), (2, 0));
-        assert_eq!(divided(&[false, false], Witness { saw_strangers: true, ..unmarked }), (0, 2));
+    fn without_any_mark_nothing_is_the_runs() {
+        assert_eq!(counted(&[false, false], true), None);
     }
 
     #[test]
     fn a_mark_that_others_have_too_tells_nothing() {
-        let shared = Witness { has_own_mark: false, honours_options: true, saw_strangers: true };
-        assert_eq!(divided(&[true, true], shared), (0, 2));
-        assert_eq!(divided(&[true, true], Witness { saw_strangers: false, ..shared }), (2, 0));
+        assert_eq!(counted(&[true, false], false), None);
+        assert_eq!(counted(&[], false), Some((0, 0)));
     }
 }
