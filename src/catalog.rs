@@ -90,12 +90,12 @@ pub enum CatalogError {
         signer: String,
     },
     /// The snapshot that is meant has a manifest that is not to be believed.
-    #[error("find a snapshot: {id} is not believed: {reason}")]
+    #[error("find a snapshot: {id} is not believed: {source}")]
     NotBelieved {
         /// The snapshot.
         id: SnapshotId,
-        /// Why, in words.
-        reason: String,
+        /// Why.
+        source: Arc<CatalogError>,
     },
     /// Something of the snapshot that is meant cannot be read.
     #[error("find a snapshot: {id} cannot be read: {reason}")]
@@ -288,7 +288,7 @@ impl Catalog {
             match read {
                 Ok(Some(entry)) => listing.entries.push(entry),
                 Ok(None) => listing.unpublished.extend(objects),
-                Err(error) => listing.rejected.push(Rejected { home, error }),
+                Err(error) => listing.rejected.push(Rejected { home, error: Arc::new(error) }),
             }
         }
         listing.entries.sort_by(|a, b| a.order().cmp(&b.order()));

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error as _;
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -81,7 +82,7 @@ pub struct Rejected {
     /// The folder.
     pub home: SnapshotHome,
     /// Why it is not listed.
-    pub error: CatalogError,
+    pub error: Arc<CatalogError>,
 }
 
 impl Rejected {
@@ -100,10 +101,10 @@ impl Rejected {
     }
 
     fn in_words(&self) -> CatalogError {
-        let (id, reason) = (self.home.id.clone(), self.reason());
-        match self.error {
-            CatalogError::Store(_) => CatalogError::Unreadable { id, reason },
-            _ => CatalogError::NotBelieved { id, reason },
+        let id = self.home.id.clone();
+        match *self.error {
+            CatalogError::Store(_) => CatalogError::Unreadable { id, reason: self.reason() },
+            _ => CatalogError::NotBelieved { id, source: Arc::clone(&self.error) },
         }
     }
 }

@@ -31,7 +31,8 @@ pub fn advice(error: &(dyn Error + 'static)) -> (ExitCode, Option<String>) {
     (ExitCode::Failed, None)
 }
 
-/// The error inside a transparent variant, which `source` passes over.
+/// The error inside a transparent variant, which `source` passes over, or inside a shared one, whose
+/// type it hides.
 fn inner<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e (dyn Error + 'static)> {
     if let Some(job) = error.downcast_ref::<JobError>() {
         return match job {
@@ -52,6 +53,7 @@ fn inner<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e (dyn Error + 'stati
     }
     match error.downcast_ref::<CatalogError>() {
         Some(CatalogError::Store(inner)) => Some(inner),
+        Some(CatalogError::NotBelieved { source, .. }) => Some(source.as_ref()),
         _ => None,
     }
 }
@@ -124,7 +126,7 @@ fn on_signature(error: &SignatureError) -> Advice {
     match error {
         SignatureError::Stranger { .. } => said(
             ExitCode::Problem,
-            "compare the key with the one in your recovery kit; if you trust it, give it with --trust-signer",
+            "compare the key with the one in your recovery kit; if you trust it, give it to `belay restore` with --trust-signer",
         ),
         _ => said(ExitCode::Problem, "somebody or something changed it in the store; do not use it"),
     }
@@ -236,19 +238,9 @@ fn on_store(error: &StoreError) -> Advice {
 pub const UNREADABLE_HINT: &str = "nothing uses it, and no chunk is swept while it is there; see to owner, mode and disk of that file; \
     a verified-*.json may be removed, and the snapshot be verified again";
 
-/// What the error of a stranger's signature says.
-const STRANGER: &str = "signed by a stranger";
-
 fn on_catalog(error: &CatalogError) -> Advice {
     match error {
         CatalogError::NotFound { .. } => said(ExitCode::NotFound, "`belay list` shows what there is"),
-        CatalogError::NotBelieved { reason, .. } if reason.contains(STRANGER) => said(
-            ExitCode::Problem,
-            "if its signer is the key in your recovery kit, give that with --trust-signer; else do not use it",
-        ),
-        CatalogError::NotBelieved { .. } => {
-            said(ExitCode::Problem, "somebody or something changed it in the store; do not use it")
-        }
         CatalogError::Unreadable { .. } => said(ExitCode::Failed, UNREADABLE_HINT),
         CatalogError::NoRepository { .. } => {
             said(ExitCode::NotFound, "`belay init` creates one; check url in [repository]")

@@ -131,7 +131,7 @@ fn check_recipients(settings: &Settings, keys: &HostKeys, catalog: &Catalog, fin
 fn check_listing(listing: &Listing, findings: &mut Findings) {
     for rejected in &listing.rejected {
         let home = &rejected.home;
-        let hint = match rejected.error {
+        let hint = match *rejected.error {
             CatalogError::Format { .. } => "it was written by a newer belay: use that version or a newer one",
             CatalogError::Store(_) => UNREADABLE_HINT,
             _ => "nothing uses it; no chunk is swept while it is there",

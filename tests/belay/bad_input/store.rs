@@ -287,7 +287,8 @@ fn manifest_that_is_edited_unsigned_or_signed_by_a_stranger_is_named() {
     let manifest = world.object("manifest.json");
     let text = std::fs::read_to_string(&manifest).expect("read the manifest");
     let replace = |text: String| std::fs::write(&manifest, text).expect("write the manifest");
-    let named = |what: &str| world.assert_named(&[&world.bad, "manifest", what]);
+    let named =
+        |what: &str| world.assert_named(&[&world.bad, "manifest", what, "hint: somebody or something"]);
 
     replace(text.replacen("\"rows\":", "\"rows\":1", 1));
     named("changed after signing");
@@ -300,7 +301,14 @@ fn manifest_that_is_edited_unsigned_or_signed_by_a_stranger_is_named() {
     }
     let stranger = initialized(Belay::new(&world.cluster, "app"));
     replace(signed("manifest", &original["signed"], &stranger));
-    named("signed by a stranger");
+    // Only then can trusting another key be of use.
+    world.assert_named(&[
+        &world.bad,
+        "manifest",
+        "signed by a stranger",
+        "hint: compare the key",
+        "--trust-signer",
+    ]);
     // A signature of ours under another kind of document is none.
     replace(signed("verification", &original["signed"], &world.belay));
     named("changed after signing");
