@@ -22,7 +22,7 @@ use crate::catalog::Catalog;
 use crate::keys::ChunkKey;
 use crate::postgres::PostgresError;
 use crate::postgres::describe::{self, Sequence, Table};
-use crate::postgres::rights::{self, LeftOut};
+use crate::postgres::rights;
 use crate::postgres::session::{self, Keeper};
 use crate::postgres::tools::Tools;
 use crate::rules::layout::{self, SnapshotHome, SnapshotId};
@@ -116,6 +116,7 @@ async fn take_steadily(
 
     means.progress.enter("finishing");
     let sequences = describe::sequences(&mut keeper.session).await?;
+    let notes = rights::left_out(&mut keeper.session).await?.sentences();
     // A lost keeper would mean that workers read under different snapshots.
     keeper.close().await?;
     let inventory = facts.inventory(&home, copied, sequences, &archives);
@@ -137,7 +138,7 @@ async fn take_steadily(
         chunks_new,
         chunks_reused,
         new_stored_bytes: chunk_bytes + own_bytes.iter().map(|object| object.stored_bytes).sum::<u64>(),
-        notes: facts.left_out.sentences(),
+        notes,
         elapsed_ms: watch.elapsed_ms(),
         manifest,
     })
@@ -162,7 +163,6 @@ struct Facts {
     sequences: Vec<Sequence>,
     structures: Vec<String>,
     large_objects: Option<String>,
-    left_out: LeftOut,
 }
 
 impl Facts {
@@ -193,7 +193,6 @@ impl Facts {
             sequences: describe::sequences(session).await?,
             structures: describe::structures(session).await?,
             large_objects: describe::select_large_objects(session).await?,
-            left_out: rights::left_out(session).await?,
         })
     }
 

@@ -88,6 +88,8 @@ pub async fn copy_all(
             shelf,
             progress: means.progress,
             encoding: &facts.properties.encoding,
+            large,
+            small,
             results: &results,
             chunk_bytes: database.chunk_bytes,
             spare: Vec::new(),
@@ -146,10 +148,17 @@ struct Copier<'a> {
     shelf: &'a Arc<ChunkShelf>,
     progress: &'a Arc<Progress>,
     encoding: &'a str,
+    large: &'a [Table],
+    small: &'a [Table],
     results: &'a Mutex<Results>,
     chunk_bytes: usize,
     spare: Vec<u8>,
     sealing: Option<Sealing>,
+}
+
+/// What is being done, as errors name it.
+fn copying(table: Option<&Table>) -> String {
+    format!("copy table {}", table.map(Table::qualified).unwrap_or_default())
 }
 
 /// The chunk that is being sealed while the next one fills.
@@ -166,7 +175,7 @@ impl Copier<'_> {
                 self.store_rows(session, table, ordinal, &select).await?
             }
             Task::Digest { table, select } => {
-                let tally = self.digest_rows(session, &select, "copy a table").await?;
+                let tally = self.digest_rows(session, &select, &copying(self.small.get(table))).await?;
                 self.results().digests.push((table, tally));
             }
             Task::LargeObjects { select } => {
@@ -188,7 +197,8 @@ impl Copier<'_> {
         ordinal: u64,
         select: &str,
     ) -> Result<(), JobError> {
-        let mut copy = CopyOut::start(session, select, self.encoding, "copy a table").await?;
+        let action = copying(self.large.get(table));
+        let mut copy = CopyOut::start(session, select, self.encoding, &action).await?;
         for piece in 0.. {
             let mut text = std::mem::take(&mut self.spare);
             text.reserve(self.chunk_bytes);
