@@ -173,23 +173,11 @@ fn snapshot_from_before_a_revision_is_found_by_its_version_tables() {
         "app",
         "CREATE TABLE alembic_version (version_num varchar(32) PRIMARY KEY); CREATE TABLE t (at text)",
     );
-    let mut ids = Vec::new();
     for revision in ["aaa1", "bbb2", "ccc3"] {
         cluster.psql("app", &format!("DELETE FROM alembic_version; INSERT INTO alembic_version VALUES ('{revision}'); INSERT INTO t VALUES ('{revision}')"));
-        let id = loop {
-            let id = snapshot_of(&belay, "app");
-            // Ids sort by the second.
-            if ids.last().is_none_or(|last: &String| id[..16] > last[..16]) {
-                break id;
-            }
-            let folder = belay.repository().join("prod/snapshots/app").join(&id);
-            std::fs::remove_dir_all(folder).expect("take it again");
-        };
-        ids.push(id);
+        snapshot_of(&belay, "app");
     }
-    for (revision, into, count) in
-        [("bbb2", "before_b", "1"), ("ccc3", "before_c", "2"), ("ddd4", "before_d", "3")]
-    {
+    for (revision, into, count) in [("bbb2", "before_b", "1"), ("ccc3", "before_c", "2")] {
         let restored = belay.run(["restore", "app", "--from", &format!("before:{revision}"), "--into", into]);
         assert_eq!(restored.code, 0, "{}", restored.stderr);
         assert_eq!(cluster.psql(into, "SELECT count(*) FROM t"), count, "before:{revision}");
