@@ -1,6 +1,7 @@
 //! Decisions and the stored format: values in, values out; `now` is always a parameter.
 
 pub mod alembic;
+pub mod causes;
 pub mod ci;
 pub mod classify;
 pub mod digest;

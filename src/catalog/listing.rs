@@ -1,13 +1,13 @@
 //! What the catalog holds, and how one of it is meant.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::error::Error as _;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::CatalogError;
+use crate::rules::causes;
 use crate::rules::layout::{SnapshotHome, SnapshotId};
 use crate::rules::manifest::{ChunkRecord, Depth, Manifest, Verification};
 use crate::rules::proof::{self, Fault};
@@ -88,16 +88,7 @@ pub struct Rejected {
 impl Rejected {
     /// Why it is not listed, in one line.
     pub fn reason(&self) -> String {
-        let mut text = self.error.to_string();
-        let mut cause = self.error.source();
-        while let Some(error) = cause {
-            let said = error.to_string();
-            if !text.ends_with(&said) {
-                text.push_str(&format!(": {said}"));
-            }
-            cause = error.source();
-        }
-        text
+        causes::each_said_once(&self.error)
     }
 
     fn in_words(&self) -> CatalogError {

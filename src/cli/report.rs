@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::advice::advice;
+use crate::rules::causes;
 
 /// How a verb ended, as its exit status says it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -188,17 +189,7 @@ impl Failure {
 
     /// The error and its causes in one line, each said once.
     pub fn chain(&self) -> String {
-        let mut text = self.error.to_string();
-        let mut cause = self.error.source();
-        while let Some(error) = cause {
-            let said = error.to_string();
-            if !text.ends_with(&said) {
-                text.push_str(": ");
-                text.push_str(&said);
-            }
-            cause = error.source();
-        }
-        text
+        causes::each_said_once(self.error.as_ref())
     }
 }
 

@@ -16,6 +16,7 @@ use super::restore::recover;
 use super::{JobError, Progress};
 use crate::catalog::{Catalog, Entry, Listing};
 use crate::ledger::Ledger;
+use crate::rules::causes::in_a_sentence;
 use crate::rules::layout::{self, SnapshotId};
 use crate::rules::retention::{self, Decision, KeepReason, Policy, StoredChunk, StoredObject, Verdict};
 use crate::settings::Connection;
@@ -116,21 +117,10 @@ async fn settle(means: &Means<'_>, retained: &mut Retained) {
                 "interrupted restores at {}:{} are not settled: {}",
                 cluster.host,
                 cluster.port,
-                in_words(&error)
+                in_a_sentence(&error)
             ));
         }
     }
-}
-
-/// An error with its causes, for a report that goes on.
-fn in_words(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
-    text
 }
 
 fn judge(means: &Means<'_>, listing: &Listing, now: DateTime<Utc>, retained: &mut Retained) {

@@ -21,6 +21,7 @@ use super::{JobError, Progress, Stopwatch, blocking, until_stalled};
 use crate::catalog::{Catalog, CatalogError, Entry};
 use crate::postgres::PostgresError;
 use crate::postgres::tools::{RunningTool, Streams, Tools, WhileRead};
+use crate::rules::causes::in_a_sentence;
 use crate::rules::digest::{Digest256, RowTally};
 use crate::rules::layout::{self, ObjectKey};
 use crate::rules::manifest::{self, ChunkPart, Depth, Inventory, ObjectRecord, Verification};
@@ -207,18 +208,6 @@ fn as_problem(error: JobError) -> Result<String, JobError> {
         JobError::Object { .. } => Ok(in_a_sentence(&error)),
         _ => Err(error),
     }
-}
-
-/// An error with its causes, in one line.
-pub(super) fn in_a_sentence(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 /// One object that must be there.

@@ -8,6 +8,11 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 /// What may stand in a part of a URL as it is (RFC 3986, unreserved characters).
 const NOT_PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
+/// Writes `text` as a part of a URL.
+pub fn encoded(text: &str) -> String {
+    utf8_percent_encode(text, NOT_PLAIN).to_string()
+}
+
 /// What a place of a template is filled with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Placeholder {
@@ -97,9 +102,7 @@ impl Template {
         let written = |part: &Part| match part {
             Part::Text(text) => text.clone(),
             Part::Place(Placeholder::Url) => value_of(Placeholder::Url),
-            Part::Place(place) if self.is_url => {
-                utf8_percent_encode(&value_of(*place), NOT_PLAIN).to_string()
-            }
+            Part::Place(place) if self.is_url => encoded(&value_of(*place)),
             Part::Place(place) => value_of(*place),
         };
         self.parts.iter().map(written).collect()

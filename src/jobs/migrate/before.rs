@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::JobError;
 use super::facts::{Armed, Rehearsal, TakenSnapshot};
-use super::walk::{Walk, in_a_sentence};
+use super::walk::Walk;
 use super::window::Committed;
 use crate::catalog::Entry;
 use crate::fence::{self, Context, FenceError, Ours, Undo};
@@ -13,6 +13,7 @@ use crate::jobs::snapshot;
 use crate::jobs::verify::{self, Recording};
 use crate::postgres::session::{self, column, rows};
 use crate::postgres::wal;
+use crate::rules::causes::in_a_sentence;
 use crate::rules::gate::{Order, Outcome, Verdict};
 use crate::rules::manifest::Depth;
 use crate::rules::wal::Lsn;

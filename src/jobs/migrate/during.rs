@@ -7,10 +7,11 @@ use secrecy::{ExposeSecret as _, SecretString};
 use sqlx::postgres::PgConnection;
 
 use super::sessions::Watch;
-use super::walk::{Walk, in_a_sentence, stopped};
+use super::walk::{Walk, stopped};
 use super::{JobError, Stopwatch, connection_of};
 use crate::command::{self, CommandLine};
 use crate::postgres::session::{self, rows};
+use crate::rules::causes::in_a_sentence;
 use crate::rules::classify::Exit;
 use crate::rules::gate::{Outcome, Verdict};
 use crate::rules::mask::{CapturedOutput, Mask, MaskedLines};

@@ -1,14 +1,10 @@
 //! What a migration's command finds in its environment: how to connect, in the words of libpq, of
 //! a URL, of the application's own variables, and of the templates in the settings.
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use secrecy::{ExposeSecret as _, SecretString};
 
-use crate::rules::template::Placeholder;
+use crate::rules::template::{Placeholder, encoded};
 use crate::settings::{Connection, DatabaseSettings, GateSettings};
-
-/// What may stand in a part of a URL as it is (RFC 3986, unreserved characters).
-const NOT_PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// `client_connection_check_interval` exists from here on.
 const CONNECTION_CHECK_SINCE: u32 = 140_000;
@@ -95,7 +91,6 @@ fn session_options(gate: &GateSettings, server_version_num: u32, own: Option<&st
 
 /// `postgresql://…`, which both libpq and SQLAlchemy's drivers read.
 fn url(to: &Connection) -> String {
-    let encoded = |text: &str| utf8_percent_encode(text, NOT_PLAIN).to_string();
     let password = to
         .password
         .as_ref()

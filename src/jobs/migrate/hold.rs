@@ -11,9 +11,10 @@ use sqlx::postgres::PgConnection;
 use tokio::sync::Mutex;
 
 use super::JobError;
-use super::walk::{Walk, in_a_sentence};
+use super::walk::Walk;
 use crate::postgres::PostgresError;
 use crate::postgres::session::{self, column, rows};
+use crate::rules::causes::in_a_sentence;
 use crate::rules::layout;
 use crate::rules::sql::literal;
 

@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 
 use super::facts::{Armed, CheckResult};
 use super::fingerprint::Fingerprint;
-use super::walk::{Walk, in_a_sentence, is_lost_session};
+use super::walk::{Walk, is_lost_session};
 use super::window::Committed;
 use super::{JobError, connection_of};
 use crate::postgres::PostgresError;
 use crate::postgres::session::{self, column, rows};
+use crate::rules::causes::in_a_sentence;
 use crate::rules::classify::{self, Evidence, Exit, Expected, Rehearsed, Schema, Writes};
 use crate::rules::gate::{Decision, Outcome, Verdict};
 use crate::rules::sql::literal;

@@ -1,7 +1,7 @@
 //! Before anything is touched: the lock, and everything that could stop the run or a restore.
 
 use super::facts::{Identity, Pending, Rehearsal};
-use super::walk::{Walk, in_a_sentence};
+use super::walk::Walk;
 use crate::checkout::Checkout;
 use crate::command::CommandLine;
 use crate::jobs::JobError;
@@ -9,6 +9,7 @@ use crate::jobs::restore::plan;
 use crate::postgres::session::{self, column, rows};
 use crate::postgres::{describe, wal};
 use crate::rules::alembic::{self, Intent};
+use crate::rules::causes::in_a_sentence;
 use crate::rules::classify::Expected;
 use crate::rules::gate::{Outcome, Verdict};
 use crate::rules::manifest::Depth;

@@ -2,7 +2,7 @@
 
 use super::JobError;
 use super::before::{GateUndo, undo_text};
-use super::walk::{Walk, in_a_sentence};
+use super::walk::Walk;
 use super::window::Committed;
 use crate::catalog::Pin;
 use crate::fence;
@@ -10,6 +10,7 @@ use crate::jobs::load::RestoreErrors;
 use crate::jobs::prove::Proof;
 use crate::jobs::restore::{self, Destination, Prepared, Request, recover};
 use crate::postgres::{describe, session, wal};
+use crate::rules::causes::in_a_sentence;
 use crate::rules::gate::{Outcome, Verdict};
 use crate::rules::sql::{literal, quoted};
 use crate::rules::wal::attribution::{self, Attributed};

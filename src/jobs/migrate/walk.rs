@@ -12,10 +12,11 @@ use super::hold::LogHold;
 use super::{JobError, Means, Request, Stop, Walked, environment, window};
 use crate::catalog::Entry;
 use crate::jobs::restore::Prepared;
-use crate::jobs::verify::{self, ScratchCopy};
+use crate::jobs::verify::ScratchCopy;
 use crate::postgres::tools::Tools;
 use crate::postgres::wal::WalReader;
 use crate::postgres::{PostgresError, session};
+use crate::rules::causes::in_a_sentence;
 use crate::rules::classify::Policy;
 use crate::rules::gate::{self, Decision, Order, Outcome, Phase, Position, Verdict};
 use crate::settings::{Connection, OnFailure, Stamped};
@@ -315,11 +316,6 @@ pub(super) fn is_lost_session(error: &PostgresError) -> bool {
         sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::WorkerCrashed => true,
         _ => false,
     }
-}
-
-/// An error with its causes, in one line.
-pub(super) fn in_a_sentence(error: &dyn std::error::Error) -> String {
-    verify::in_a_sentence(error)
 }
 
 fn in_words(phase: Phase, outcome: Outcome, facts: &Facts) -> String {

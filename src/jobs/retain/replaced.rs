@@ -3,12 +3,13 @@
 use chrono::{DateTime, Utc};
 use sqlx::postgres::PgConnection;
 
-use super::{Mode, Retained, in_words};
+use super::{Mode, Retained};
 use crate::jobs::JobError;
 use crate::ledger::{Ledger, ReplacedDatabase, Replacement, ReplacementState};
 use crate::postgres::PostgresError;
 use crate::postgres::describe;
 use crate::postgres::session::{self, column, rows};
+use crate::rules::causes::in_a_sentence;
 use crate::settings::Connection;
 
 /// What the cluster has under the recorded OID.
@@ -102,7 +103,7 @@ pub(super) async fn drop_expired(
                     "databases set aside at {}:{} were not looked at: {}",
                     cluster.host,
                     cluster.port,
-                    in_words(&error)
+                    in_a_sentence(&error)
                 ));
                 continue;
             }
@@ -117,7 +118,7 @@ pub(super) async fn drop_expired(
                 retained.left.push(format!(
                     "database {} is left: {}",
                     database.replacement.kept_name,
-                    in_words(&error)
+                    in_a_sentence(&error)
                 ));
             }
         }

@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 
-use super::{Findings, Means, in_a_sentence};
+use super::{Findings, Means};
 use crate::jobs::load::{self, RestoreErrors, Source, Target};
 use crate::jobs::prove::{self, Claim, Proof};
 use crate::jobs::{JobError, Stopwatch, WorkDirectory};
 use crate::postgres::scratch::ScratchCluster;
 use crate::postgres::tools::Tools;
 use crate::postgres::{PostgresError, session};
+use crate::rules::causes::in_a_sentence;
 use crate::rules::globals::{self, Subject};
 use crate::rules::layout;
 use crate::rules::manifest::{DatabaseProperties, Inventory};
