@@ -3,10 +3,12 @@
 //! Works on servers from 12 on. Within a snapshot every answer but that about sequences is of
 //! that snapshot.
 
+mod surroundings;
 mod tables;
 
 use sqlx::postgres::{PgConnection, PgRow};
 
+pub use self::surroundings::{Digests, differences, property_digests, role_digests};
 pub use self::tables::{Table, TableLayout, copy_target, select_rows, tables};
 use super::PostgresError;
 use super::session::{column, rows};

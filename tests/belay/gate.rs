@@ -13,6 +13,7 @@ mod refusals;
 mod rehearsal;
 mod runs;
 mod site;
+mod surroundings;
 mod swap;
 mod tools;
 

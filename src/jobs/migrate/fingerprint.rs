@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::postgres::PgConnection;
 
 use crate::jobs::{JobError, Progress, prove};
+use crate::postgres::describe::Digests;
 use crate::postgres::tools::Tools;
 use crate::postgres::{describe, session};
 use crate::rules::digest::{Digest256, RowTally};
@@ -34,6 +35,12 @@ pub struct Fingerprint {
     pub sequences: BTreeMap<String, i64>,
     /// Rows of unlogged tables, whose changes stand in no write-ahead log.
     pub unlogged: BTreeMap<String, RowTally>,
+    /// The database's own properties; `None` in a run of a version that did not look at them.
+    #[serde(default)]
+    pub properties: Option<Digests>,
+    /// Roles of the cluster, as [`Self::properties`].
+    #[serde(default)]
+    pub roles: Option<Digests>,
 }
 
 /// How a fingerprint is taken.
@@ -79,6 +86,10 @@ impl Look<'_> {
             let tally = prove::tally_select(&mut session, &table.select(), &encoding, self.progress).await?;
             unlogged.insert(qualified(&schema, &name), tally);
         }
+        let version_num = session::server_version_num(&mut session).await?;
+        let properties = describe::properties(&mut session, version_num).await?;
+        let properties = Some(describe::property_digests(&properties));
+        let roles = Some(describe::role_digests(&mut session).await?);
         let lines = prove::database_lines(self.connection, self.tools, &encoding).await?;
         let mut bag = lines.clone();
         bag.sort_unstable();
@@ -90,6 +101,8 @@ impl Look<'_> {
             structures,
             sequences,
             unlogged,
+            properties,
+            roles,
         })
     }
 
@@ -100,6 +113,11 @@ impl Look<'_> {
     pub async fn revisions(&self, session: &mut PgConnection) -> Result<Vec<String>, JobError> {
         Ok(describe::revisions_in(session, self.version_table, self.version_column).await?)
     }
+}
+
+fn both(before: &Option<Digests>, after: &Option<Digests>) -> Vec<String> {
+    let (Some(before), Some(after)) = (before, after) else { return Vec::new() };
+    describe::differences(before, after)
 }
 
 fn digest_of(lines: &[u64]) -> String {
@@ -139,7 +157,20 @@ impl Fingerprint {
             .iter()
             .filter(|(table, tally)| self.unlogged.get(*table).is_some_and(|before| before != *tally));
         changes.extend(rewritten.map(|(table, _)| format!("rows of unlogged table {table} changed")));
+        changes.extend(
+            self.changed_properties(after).into_iter().map(|what| format!("of the database, {what}")),
+        );
         changes
+    }
+
+    /// What became of the database's properties, each as a sentence.
+    pub fn changed_properties(&self, after: &Self) -> Vec<String> {
+        both(&self.properties, &after.properties)
+    }
+
+    /// What became of the cluster's roles, each as a sentence.
+    pub fn changed_roles(&self, after: &Self) -> Vec<String> {
+        both(&self.roles, &after.roles)
     }
 
     /// Names sequences that stand further back in `after`: values that were given would be given

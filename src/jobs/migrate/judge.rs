@@ -40,6 +40,12 @@ impl Walk<'_> {
             // Sequences do not go back with a transaction.
             writes = Writes::Some(format!("nothing, but sequence {sequence} was set back"));
         }
+        if let (Writes::None | Writes::VersionOnly | Writes::Unknown(_), Some(change)) =
+            (&writes, armed.before.changed_properties(&after).first())
+        {
+            // They stand in catalogs of the whole cluster, whose log names no database.
+            writes = Writes::Some(format!("a change of the database's properties: {change}"));
+        }
         let evidence = Evidence {
             exit: self.facts.exit.clone().unwrap_or(Exit::Unseen),
             revisions_before: armed.before.revisions.clone(),
@@ -53,6 +59,10 @@ impl Walk<'_> {
         let decision = classify::decide(classified.class, self.policy());
         let is_held_by_settings = decision == Decision::Hold(Verdict::RestoreRefused);
         self.facts.changes = armed.before.changes(&after);
+        let of_roles = armed.before.changed_roles(&after).into_iter();
+        self.facts.notes.extend(
+            of_roles.map(|what| format!("{what}: roles are the whole cluster's, and are not put back")),
+        );
         self.facts.after = Some(after);
         self.facts.reasons.extend(classified.reasons.iter().cloned());
         self.facts.classified = Some(classified);
