@@ -5,6 +5,7 @@
 
 pub mod copy;
 pub mod describe;
+pub mod limited;
 pub mod rights;
 pub mod scratch;
 pub mod session;
@@ -134,6 +135,14 @@ pub enum PostgresError {
         /// What the system said.
         #[source]
         source: std::io::Error,
+    },
+    /// A query was not answered in time.
+    #[error("{action}: no answer within {}", humantime::format_duration(*waited))]
+    Unanswered {
+        /// What we were doing.
+        action: String,
+        /// How long we waited.
+        waited: Duration,
     },
     /// Nothing moved for too long.
     #[error("{action}: nothing moved for {}", humantime::format_duration(*waited))]

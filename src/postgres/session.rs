@@ -332,12 +332,15 @@ async fn lock(session: &mut PgConnection, tables: &[String]) -> Result<(), Postg
 
 /// Some of the tables that others hold or await an exclusive lock on, the only one that keeps ours
 /// waiting; the server does not say which one did.
-async fn locked_by_others(to: &Connection) -> Result<Vec<String>, PostgresError> {
+///
+/// # Errors
+/// As [`connect`]; as [`PostgresError::of_query`] sorts them.
+pub async fn locked_by_others(to: &Connection) -> Result<Vec<String>, PostgresError> {
     let sql = "SELECT DISTINCT format('%I.%I', n.nspname, c.relname) AS name FROM pg_catalog.pg_locks l \
         JOIN pg_catalog.pg_class c ON c.oid = l.relation JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
         JOIN pg_catalog.pg_database d ON d.oid = l.database \
         WHERE l.locktype = 'relation' AND l.mode = 'AccessExclusiveLock' AND d.datname = current_database() \
-          AND c.relkind IN ('r', 'p') AND n.nspname !~ '^pg_(toast|temp)' AND n.nspname <> 'pg_catalog' ORDER BY 1 LIMIT 5";
+          AND c.relkind IN ('r', 'p', 'S', 'm', 'v') AND n.nspname !~ '^pg_(toast|temp)' AND n.nspname <> 'pg_catalog' ORDER BY 1 LIMIT 5";
     let mut session = connect(to).await?;
     rows(&mut session, "look for locked tables", sql).await?.iter().map(|row| column(row, "name")).collect()
 }

@@ -43,6 +43,8 @@ pub struct GateSettings {
     pub fence_timeout: Duration,
     /// `lock_timeout` of the migration's sessions.
     pub lock_timeout: Duration,
+    /// How long each check may take.
+    pub check_timeout: Duration,
     /// What happens after a migration that left a half.
     pub on_failure: OnFailure,
     /// How long the failed database is kept after a restore.
@@ -174,6 +176,7 @@ impl GateSettings {
             settle_timeout: table.parsed("settle_timeout", within)?.unwrap_or(Duration::from_secs(60)),
             fence_timeout: table.parsed("fence_timeout", within)?.unwrap_or(Duration::from_secs(60)),
             lock_timeout: table.parsed("lock_timeout", lock_timeout)?.unwrap_or(Duration::from_secs(30)),
+            check_timeout: table.parsed("check_timeout", within)?.unwrap_or(Duration::from_secs(300)),
             on_failure: table
                 .parsed("on_failure", |text| word(text, &FAILURE_POLICIES))?
                 .unwrap_or(OnFailure::Restore),

@@ -11,8 +11,8 @@ use crate::catalog::Entry;
 use crate::fence::{self, Context, FenceError, Ours, Undo};
 use crate::jobs::snapshot;
 use crate::jobs::verify::{self, Recording};
-use crate::postgres::session::{self, column, rows};
-use crate::postgres::wal;
+use crate::postgres::session::{column, rows};
+use crate::postgres::{PostgresError, limited, wal};
 use crate::rules::causes::in_a_sentence;
 use crate::rules::gate::{Order, Outcome, Verdict};
 use crate::rules::manifest::Depth;
@@ -285,14 +285,18 @@ impl Walk<'_> {
 
     /// What the SQL checks answer now, by their names.
     pub(super) async fn answers(&self) -> Result<std::collections::BTreeMap<String, String>, JobError> {
-        let mut session = session::connect(&self.means.database.connection).await?;
         let mut answers = std::collections::BTreeMap::new();
         for check in &self.means.gate.checks {
             if let CheckKind::Sql { sql, .. } = &check.kind {
-                answers.insert(check.name.clone(), session::answer(&mut session, &check.name, sql).await?);
+                answers.insert(check.name.clone(), self.answer(&check.name, sql).await?);
             }
         }
         Ok(answers)
+    }
+
+    pub(super) async fn answer(&self, name: &str, sql: &str) -> Result<String, PostgresError> {
+        let limit = self.means.gate.check_timeout;
+        limited::answer_within(&self.means.database.connection, name, sql, limit).await
     }
 
     /// Whether the run's commits can be told by their mark: nobody else's sessions have it.

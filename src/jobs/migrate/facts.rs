@@ -162,7 +162,7 @@ pub struct CheckResult {
     pub name: String,
     /// What was expected, in words.
     pub expected: String,
-    /// The answer before, for an SQL check.
+    /// The answer before, for an SQL check that is answered now.
     pub before: Option<String>,
     /// The answer after, or what went wrong.
     pub after: String,

@@ -9,7 +9,7 @@ use sqlx::postgres::PgConnection;
 use crate::jobs::{JobError, Progress, prove};
 use crate::postgres::describe::Digests;
 use crate::postgres::tools::Tools;
-use crate::postgres::{describe, session};
+use crate::postgres::{PostgresError, describe, session};
 use crate::rules::digest::{Digest256, RowTally};
 use crate::rules::sql::qualified;
 use crate::rules::table_name::TableName;
@@ -63,6 +63,16 @@ impl Look<'_> {
     /// # Errors
     /// What PostgreSQL and its programs say.
     pub async fn take(&self) -> Result<Fingerprint, JobError> {
+        match self.take_unnamed().await {
+            Err(JobError::Postgres(PostgresError::LockTimeout { action, tables })) if tables.is_empty() => {
+                let tables = session::locked_by_others(self.connection).await.unwrap_or_default();
+                Err(PostgresError::LockTimeout { action, tables }.into())
+            }
+            taken => taken,
+        }
+    }
+
+    async fn take_unnamed(&self) -> Result<Fingerprint, JobError> {
         let mut session = session::connect(self.connection).await?;
         // A lock that somebody holds for long is told, not waited for.
         session::run(&mut session, "limit waits for locks", format!("SET lock_timeout = {LOCK_TIMEOUT_MS}"))

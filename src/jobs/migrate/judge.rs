@@ -7,8 +7,9 @@ use super::fingerprint::Fingerprint;
 use super::walk::{Walk, is_lost_session};
 use super::window::Committed;
 use super::{JobError, connection_of};
+use crate::command::CommandLine;
 use crate::postgres::PostgresError;
-use crate::postgres::session::{self, column, rows};
+use crate::postgres::session::{column, rows};
 use crate::rules::causes::in_a_sentence;
 use crate::rules::classify::{self, Evidence, Exit, Expected, Rehearsed, Schema, Writes};
 use crate::rules::gate::{Decision, Outcome, Verdict};
@@ -182,12 +183,14 @@ impl Walk<'_> {
             let result = match &check.kind {
                 CheckKind::Sql { sql, expect } => {
                     let was = before.get(&check.name).cloned().unwrap_or_default();
-                    let (is, is_ok) = match self.ask(&check.name, sql).await? {
-                        Ok(is) => (is.clone(), expect.holds(&was, &is)),
-                        Err(why) => (why, false),
-                    };
                     let (name, expected) = (check.name.clone(), expect.to_string());
-                    CheckResult { name, expected, before: Some(was), after: is, is_ok }
+                    match self.ask(&check.name, sql).await? {
+                        Ok(is) => {
+                            let is_ok = expect.holds(&was, &is);
+                            CheckResult { name, expected, before: Some(was), after: is, is_ok }
+                        }
+                        Err(why) => CheckResult { name, expected, before: None, after: why, is_ok: false },
+                    }
                 }
                 CheckKind::Command(words) => self.run_check(check, words).await?,
             };
@@ -211,11 +214,12 @@ impl Walk<'_> {
 
     /// Asks a check of the migrated database; what the server does not answer is no good answer.
     async fn ask(&self, name: &str, sql: &str) -> Result<Result<String, String>, JobError> {
-        let mut session = session::connect(&self.means.database.connection).await?;
-        match session::answer(&mut session, name, sql).await {
+        use PostgresError::{Denied, Query, Unanswered};
+        match self.answer(name, sql).await {
             Ok(answer) => Ok(Ok(answer)),
-            Err(error @ PostgresError::Query { .. }) if !is_lost_session(&error) => {
-                Ok(Err(in_a_sentence(&error)))
+            Err(error @ (Query { .. } | Denied { .. } | Unanswered { .. })) if !is_lost_session(&error) => {
+                let why = in_a_sentence(&error);
+                Ok(Err(why.strip_prefix(&format!("ask check {name}: ")).unwrap_or(&why).to_owned()))
             }
             Err(error) => Err(error.into()),
         }
@@ -239,7 +243,9 @@ impl Walk<'_> {
         let mask = super::during::mask_of(&to, &self.means.database.connection);
         let recorded = super::during::Recorded::new(mask, self.means.on_output);
         let take = |bytes: &[u8]| recorded.take(bytes);
-        let ended = self.other_command(words, &environment).run(&take, std::future::pending()).await?;
+        let timeout = self.means.gate.check_timeout;
+        let line = CommandLine { timeout, ..self.other_command(words, &environment) };
+        let ended = line.run(&take, std::future::pending()).await?;
         let said = recorded.text();
         let last = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
         let after = if ended.is_success() { "passed".to_owned() } else { format!("{ended}: {last}") };

@@ -124,7 +124,7 @@ fn nobody_can_commit_while_the_snapshot_is_loaded() {
 }
 
 /// A session of somebody else that waits inside of a transaction.
-fn open_transaction(site: &Site, sql: &str) -> Child {
+pub fn open_transaction(site: &Site, sql: &str) -> Child {
     use std::io::Write as _;
     let mut client = site.cluster.client("psql");
     client.args(["-Xq", "-d", "app"]).stdin(Stdio::piped());
@@ -138,7 +138,7 @@ fn open_transaction(site: &Site, sql: &str) -> Child {
 }
 
 /// Has a session of [`open_transaction`] commit and leave.
-fn commit(mut session: Child) {
+pub fn commit(mut session: Child) {
     use std::io::Write as _;
     let mut input = session.stdin.take().unwrap();
     writeln!(input, "COMMIT;").unwrap();

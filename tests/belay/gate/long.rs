@@ -1,5 +1,6 @@
-//! A migration that writes more log than the server keeps.
+//! What takes long: more log than the server keeps, and a lock that somebody holds for ever.
 
+use super::foreign::{commit, open_transaction};
 use super::site::Site;
 use super::{psql, shell};
 
@@ -24,4 +25,21 @@ fn what_a_long_migration_committed_is_known_though_the_server_recycles_its_log()
     site.assert_restored(&ran);
     let slots = "SELECT count(*) FROM pg_replication_slots";
     assert_eq!(site.cluster.psql("postgres", slots), "0");
+}
+
+#[test]
+fn a_lock_that_keeps_the_judge_waiting_is_told() {
+    let site = Site::with_gate("consistency = \"unfenced\"\n");
+    site.pauses.stop_at("during");
+    let mut running = site.begin(&[], &shell(&format!("{}exit 1", site.pauses.shell("during"))));
+    running.wait_at(&site.pauses, "during");
+    let holder = open_transaction(&site, "LOCK TABLE users");
+    site.pauses.go_on();
+    let ran = running.ran();
+    ran.assert_ended(30, "unknown");
+    for said in ["lock", "public.users"] {
+        assert!(ran.reasons().contains(said), "{}", ran.reasons());
+    }
+    assert_eq!(site.newest_run()["phase"], "held");
+    commit(holder);
 }

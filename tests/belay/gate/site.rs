@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use super::pauses::Pauses;
@@ -230,6 +232,11 @@ impl Running {
     pub fn ran(mut self) -> Ran {
         let output = finish_of(&mut self.0);
         Ran::of(&output)
+    }
+
+    /// Sends `belay` itself a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(i32::try_from(self.0.id()).unwrap()), signal).unwrap();
     }
 
     /// Kills `belay` itself, and nothing else.
