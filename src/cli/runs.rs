@@ -12,7 +12,8 @@ use super::report::{ExitCode, Failure, Report, duration_text, time_text};
 use super::table::{Align, table};
 use super::{Global, clock};
 use crate::catalog::{CatalogError, Entry};
-use crate::jobs::migrate::{self, Walked};
+use crate::jobs::migrate::facts::FailedRelease;
+use crate::jobs::migrate::{self, Resolution, Walked};
 use crate::ledger::{GateRun, Ledger};
 use crate::rules::gate::{Decision, Phase, Verdict};
 
@@ -58,6 +59,9 @@ pub struct ResolveArgs {
     /// Let the database be as it is, and let everybody in again
     #[arg(long)]
     pub keep: bool,
+    /// Count a fence as down that cannot be released: you saw to it that writers are let in
+    #[arg(long)]
+    pub fence_is_down: bool,
 }
 
 /// Carries out a verb about runs.
@@ -175,10 +179,12 @@ async fn resolve(
     } else {
         Decision::Release(Verdict::KeptByOperator)
     };
+    let failed_release = if args.fence_is_down { FailedRelease::CountsAsDown } else { FailedRelease::Holds };
+    let resolution = Resolution { decision, failed_release };
     let _locks = RunLocks::take(host, &run.database).map_err(Failure::of(&title))?;
     let ground = Ground::new(host, ledger, database_of(host, &run)?)?;
     let means = ground.means(&|_| {}, &|_| {})?;
-    let work = Box::pin(migrate::resolve(&means, &run, decision, clock::now));
+    let work = Box::pin(migrate::resolve(&means, &run, resolution, clock::now));
     let walked = shown_in_lines(global, &title, &ground.progress, work).await.map_err(Failure::of(&title))?;
     if let Walked::Suspended(error) = walked {
         return Err(Failure::of(&title)(error));

@@ -27,7 +27,7 @@ use chrono::{DateTime, Utc};
 use ed25519_dalek::SigningKey;
 use tokio::sync::watch;
 
-use self::facts::{Facts, Rehearsal};
+use self::facts::{Facts, FailedRelease, Rehearsal};
 use self::walk::Walk;
 use super::{JobError, Progress, Stopwatch};
 use crate::catalog::Catalog;
@@ -96,6 +96,15 @@ pub struct Request {
 /// Told when the run is to stop: with [`Verdict::Interrupted`] or [`Verdict::Terminated`].
 pub type Stop = watch::Receiver<Option<Verdict>>;
 
+/// What an operator says about a held run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Resolution {
+    /// What is to be done.
+    pub decision: Decision,
+    /// What becomes of a fence that cannot be released.
+    pub failed_release: FailedRelease,
+}
+
 /// Whether a run came to its end.
 #[derive(Debug)]
 pub enum Walked {
@@ -143,7 +152,7 @@ pub async fn resume(
     run: &GateRun,
     clock: fn() -> DateTime<Utc>,
 ) -> Result<Walked, JobError> {
-    walk_on(means, run, gate::resume(run.position), clock).await
+    walk_on(means, run, read_facts(run)?, gate::resume(run.position), clock).await
 }
 
 /// Carries out what an operator decides about a held run.
@@ -153,27 +162,32 @@ pub async fn resume(
 pub async fn resolve(
     means: &Means<'_>,
     run: &GateRun,
-    decision: Decision,
+    resolution: Resolution,
     clock: fn() -> DateTime<Utc>,
 ) -> Result<Walked, JobError> {
-    let (phase, verdict) = match decision {
+    let (phase, verdict) = match resolution.decision {
         Decision::Restore(verdict) => (Phase::Restoring, verdict),
         Decision::Release(verdict) => (Phase::Releasing, verdict),
         Decision::Check | Decision::Hold(_) => return Ok(Walked::Ended(run.position)),
     };
-    walk_on(means, run, Position { phase, verdict: Some(verdict) }, clock).await
+    let facts = Facts { failed_release: resolution.failed_release, ..read_facts(run)? };
+    walk_on(means, run, facts, Position { phase, verdict: Some(verdict) }, clock).await
+}
+
+fn read_facts(run: &GateRun) -> Result<Facts, JobError> {
+    serde_json::from_str(&run.facts).map_err(|error| JobError::Refused {
+        action: format!("go on with run {}", run.id),
+        reasons: vec![format!("the ledger's facts of it are unreadable: {error}")],
+    })
 }
 
 async fn walk_on(
     means: &Means<'_>,
     run: &GateRun,
+    facts: Facts,
     position: Position,
     clock: fn() -> DateTime<Utc>,
 ) -> Result<Walked, JobError> {
-    let facts: Facts = serde_json::from_str(&run.facts).map_err(|error| JobError::Refused {
-        action: format!("go on with run {}", run.id),
-        reasons: vec![format!("the ledger's facts of it are unreadable: {error}")],
-    })?;
     let request = Request {
         id: run.id.clone(),
         words: run.command.clone(),

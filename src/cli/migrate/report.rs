@@ -108,7 +108,7 @@ impl RunReport {
             "pending": facts.pending, "restored": self.is_restored(), "kept_as": facts.kept_as,
             "rehearsal": facts.rehearsed, "command_ms": facts.command_ms, "phases": phases,
             "reasons": facts.reasons, "checks": facts.checks, "changes": facts.changes, "notes": facts.notes,
-            "foreign": facts.foreign, "foreign_sessions": facts.foreign_sessions,
+            "declared_down": facts.declared_down, "foreign": facts.foreign, "foreign_sessions": facts.foreign_sessions,
         })
     }
 
@@ -143,7 +143,7 @@ impl RunReport {
             phases.iter().map(|(phase, ms)| format!("{phase} {}", duration_text(*ms))).collect();
         line("phases", &told.join(", "));
         self.rehearsal_lines(&mut line);
-        let lists = [("why", &facts.reasons), ("note", &facts.notes)];
+        let lists = [("why", &facts.reasons), ("note", &facts.notes), ("taken down", &facts.declared_down)];
         for (name, sentences) in lists {
             sentences.iter().for_each(|sentence| line(name, sentence));
         }

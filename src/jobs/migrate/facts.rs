@@ -27,6 +27,17 @@ pub enum Rehearsal {
     Only,
 }
 
+/// What becomes of a fence that cannot be released.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailedRelease {
+    /// It holds the run.
+    #[default]
+    Holds,
+    /// An operator says that it is down: it is tried once more, and counts as down.
+    CountsAsDown,
+}
+
 /// Everything that is known of a run.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -71,6 +82,10 @@ pub struct Facts {
     pub foreign_unknown: Option<String>,
     /// The failed database lets nobody in, and nothing of others was committed before that.
     pub is_closed: bool,
+    /// What becomes of a fence that cannot be released.
+    pub failed_release: FailedRelease,
+    /// Fences that an operator declared down, each with what it answered.
+    pub declared_down: Vec<String>,
     /// What differs between before and after, each as a sentence.
     pub changes: Vec<String>,
     /// The checks.

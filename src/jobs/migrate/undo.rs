@@ -2,6 +2,7 @@
 
 use super::JobError;
 use super::before::{GateUndo, undo_text};
+use super::facts::FailedRelease;
 use super::walk::Walk;
 use super::window::Committed;
 use crate::catalog::Pin;
@@ -288,13 +289,23 @@ impl Walk<'_> {
         let mut failures = Vec::new();
         for fence in standing {
             let undo: Result<GateUndo, _> = serde_json::from_str(&fence.undo);
+            // That the database itself lets nobody in is asked of the server, and of nobody else.
+            let may_be_declared = !matches!(undo, Ok(GateUndo::Connections(_)));
             let released = match undo {
                 Err(error) => Err(error.to_string()),
                 Ok(undo) => self.undo(&undo).await.map_err(|error| in_a_sentence(&error)),
             };
             match released {
                 Ok(()) => ledger.fence_released(&run, fence.ordinal, clock()).await?,
-                Err(why) => failures.push(format!("a fence still stands: {why}")),
+                Err(why) if may_be_declared && self.facts.failed_release == FailedRelease::CountsAsDown => {
+                    self.facts.declared_down.push(why);
+                    self.note_facts().await?;
+                    ledger.fence_released(&run, fence.ordinal, clock()).await?;
+                }
+                Err(why) if may_be_declared => failures.push(format!(
+                    "a fence still stands: {why} (once it is down: `belay runs resolve {run} --keep --fence-is-down`)"
+                )),
+                Err(why) => failures.push(format!("the database still lets nobody in: {why}")),
             }
         }
         if failures.is_empty() {

@@ -323,6 +323,9 @@ fn in_words(phase: Phase, outcome: Outcome, facts: &Facts) -> String {
         (Phase::Migrating, _) => {
             facts.exit.as_ref().map_or_else(|| "it is not known how it ended".into(), ToString::to_string)
         }
+        (Phase::Releasing, Outcome::Passed) if !facts.declared_down.is_empty() => {
+            format!("passed; declared down by an operator: {}", facts.declared_down.join("; "))
+        }
         (_, Outcome::Passed) => "passed".into(),
         (_, Outcome::Stale) => "something was committed since the snapshot".into(),
         (_, Outcome::Refused(verdict)) => verdict.sentence().into(),

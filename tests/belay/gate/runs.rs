@@ -47,6 +47,43 @@ fn a_held_run_is_let_be_when_the_operator_says_so() {
 }
 
 #[test]
+fn a_fence_that_can_never_be_released_is_declared_down() {
+    let site = Site::with_gate("");
+    // As somebody's hand would leave it: what the fence calls is gone.
+    let release = site.pauses.directory().join("release");
+    std::fs::write(&release, "echo 'no such deployment'; exit 7\n").unwrap();
+    let ran = site.migrate(&shell(&psql("ALTER TABLE users ADD age int")));
+    assert_eq!(site.newest_run()["phase"], "held");
+    assert!(ran.reasons().contains("--fence-is-down"), "{}", ran.told);
+    let run = ran.report["run"].as_str().unwrap();
+
+    let kept = site.belay.run(["runs", "resolve", run, "--keep"]);
+    assert_ne!(kept.code, 0, "{}", kept.stdout);
+    assert_eq!(site.newest_run()["phase"], "held");
+
+    let declared = site.belay.run(["runs", "resolve", run, "--keep", "--fence-is-down"]);
+    assert_eq!(declared.code, 0, "{}{}", declared.stdout, declared.stderr);
+    assert_eq!(site.newest_run()["phase"], "done");
+    let shown = site.belay.json(["runs", "show", run]);
+    assert!(shown["declared_down"][0].as_str().unwrap().contains("status 7"), "{shown}");
+    let journal = shown["journal"].as_array().unwrap();
+    let last = journal.iter().rfind(|entry| entry["phase"] == "releasing").unwrap();
+    assert!(last["outcome"].as_str().unwrap().contains("declared down by an operator"), "{last}");
+    // The next run is not kept from beginning.
+    site.migrate(&shell("exit 1")).assert_ended(20, "failed_unchanged");
+}
+
+#[test]
+fn a_fence_that_can_be_released_is_released_though_it_is_declared_down() {
+    let (site, run) = a_held_site();
+    assert_eq!(site.is_fenced(), Some(true));
+    let resolved = site.belay.run(["runs", "resolve", &run, "--keep", "--fence-is-down"]);
+    assert_eq!(resolved.code, 0, "{}", resolved.stderr);
+    assert_eq!(site.is_fenced(), Some(false));
+    assert_eq!(site.belay.json(["runs", "show", &run])["declared_down"], serde_json::json!([]));
+}
+
+#[test]
 fn a_run_is_shown_with_its_journal_and_its_output() {
     let (site, run) = a_held_site();
     let shown = site.belay.json(["runs", "show", &run]);
