@@ -5,6 +5,7 @@
 //! [`CapturedOutput`] for a report, masked when it is taken.
 
 mod capture;
+mod forms;
 mod lines;
 
 pub use capture::CapturedOutput;
@@ -14,18 +15,12 @@ use std::fmt;
 use std::ops::Range;
 
 use memchr::memmem;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use secrecy::{ExposeSecret as _, SecretString};
 
 /// What stands in the place of a secret.
 const STARS: &[u8] = b"***";
 /// A shorter secret would be found everywhere; its place would tell it.
 const MIN_CHARACTERS: usize = 4;
-
-/// RFC 3986's unreserved characters, which most encoders leave as they are.
-const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
-/// Python's `quote` leaves the slash too.
-const BUT_SLASH: &AsciiSet = &RESERVED.remove(b'/');
 
 /// The secrets of a run, as they may be written.
 #[derive(Clone)]
@@ -41,12 +36,12 @@ impl fmt::Debug for Mask {
 
 impl Mask {
     /// Takes secrets of four characters or more, each line of one by itself, and what becomes of
-    /// them in a URL.
+    /// them in a URL, and in a literal of Python, JSON, SQL or a shell.
     pub fn new(secrets: impl IntoIterator<Item = String>) -> Self {
         let mut written: Vec<String> = Vec::new();
         for secret in secrets {
             let lines = secret.lines().filter(|line| *line != secret);
-            written.extend(lines.chain([secret.as_str()]).flat_map(forms));
+            written.extend(lines.chain([secret.as_str()]).flat_map(forms::of));
         }
         written.retain(|form| form.chars().count() >= MIN_CHARACTERS);
         written.sort();
@@ -106,28 +101,6 @@ impl Mask {
     }
 }
 
-/// A secret and how encoders of URLs write it.
-fn forms(secret: &str) -> Vec<String> {
-    let mut forms = vec![secret.to_owned()];
-    for set in [NON_ALPHANUMERIC, RESERVED, BUT_SLASH] {
-        let encoded = utf8_percent_encode(secret, set).to_string();
-        let lower: String = encoded.split('%').enumerate().map(with_lower_digits).collect();
-        for form in [encoded, lower] {
-            forms.push(form.replace("%20", "+"));
-            forms.push(form);
-        }
-    }
-    forms
-}
-
-/// A piece of an encoded text from a `%` on, its two digits in lower case.
-fn with_lower_digits((number, piece): (usize, &str)) -> String {
-    match piece.split_at_checked(2) {
-        Some((digits, rest)) if number > 0 => format!("%{}{rest}", digits.to_lowercase()),
-        _ => piece.to_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -162,6 +135,37 @@ mod tests {
     }
 
     #[test]
+    fn a_secret_is_replaced_however_a_program_quotes_it() {
+        for (secret, written) in [
+            ("pa'ss", r"'pa\'ss'"),
+            ("pa\"ss", r#"{"key": "pa\"ss"}"#),
+            ("pa&ss", r"pa\u0026ss"),
+            ("pa<'>ss", r"pa\u003C\u0027\u003Ess"),
+            ("pa/ss", r"pa\/ss"),
+            (r"pa\ss", r"'pa\\ss'"),
+            ("pa\tss", r"'pa\tss'"),
+            ("pa\u{1}ss", r"'pa\x01ss'"),
+            ("pa\u{1}ss", r"pa\u0001ss"),
+            ("passé", r"pass\xe9"),
+            ("passé", r"pass\u00e9"),
+            ("passé", r"pass\u00E9"),
+            ("passé", r"b'pass\xc3\xa9'"),
+            ("pass😀", r"pass\ud83d\ude00"),
+            ("pass😀", r"pass\U0001f600"),
+            ("pa'ss", "'pa''ss'"),
+            ("pa'ss", r"'pa'\''ss'"),
+            ("pa'ss", r#"'pa'"'"'ss'"#),
+            // What Python shows of an exception, in a log of JSON lines.
+            ("pa'ss", r"'pa\\'ss'"),
+            (r#"p'a"s\s"#, r#"'p\\'a\"s\\\\s'"#),
+        ] {
+            let masked = mask(&[secret]).apply(written);
+            assert!(masked.contains("***") && !masked.contains("ss"), "{written}: {masked}");
+            assert!(!masked.contains("pa"), "{written}: {masked}");
+        }
+    }
+
+    #[test]
     fn a_secret_of_less_than_four_characters_is_left() {
         assert_eq!(mask(&["abc", "", "éàü"]).apply("abc éàü"), "abc éàü");
         assert_eq!(mask(&["éàüö"]).apply("x éàüö"), "x ***");
@@ -186,6 +190,12 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn no_secret_is_left_in_json(secret in "[ab'\"&/\\\\é😀<\u{1}]{4,8}") {
+            let written = serde_json::to_string(&secret).unwrap();
+            prop_assert_eq!(Mask::new([secret]).apply(&written), "\"***\"");
+        }
+
         #[test]
         fn no_secret_is_left_in_what_was_masked(
             secrets in prop::collection::vec("[ab/% ]{4,6}", 0..4), text in "[ab/% ]{0,60}",
