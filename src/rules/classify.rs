@@ -80,6 +80,16 @@ pub enum Expected {
     Unknown(String),
 }
 
+/// What the pending revisions say that they do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Asked {
+    /// They may change something, or it is not known which are pending.
+    Something,
+    /// There are some, and each plainly does nothing, as a merge does.
+    Nothing,
+}
+
 /// What a rehearsal of the same command says of the schema that was reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -103,6 +113,8 @@ pub struct Evidence {
     pub revisions_after: Vec<String>,
     /// Revisions that the command is to reach.
     pub expected: Expected,
+    /// What the pending revisions say that they do.
+    pub asked: Asked,
     /// The schema now against the schema before.
     pub schema: Schema,
     /// The schema now against that of the rehearsal.
@@ -250,6 +262,9 @@ fn of_success(evidence: &Evidence) -> (Class, String) {
         return (Class::Partial, "the schema is not the one that the rehearsal reached".into());
     }
     if evidence.schema == Schema::Same && evidence.writes == Writes::VersionOnly {
+        if evidence.asked == Asked::Nothing && evidence.is_as_expected() {
+            return (Class::Success, "the revision moved, and no pending revision was to do more".into());
+        }
         return (Class::Stamped, "the revision moved, and nothing else was changed".into());
     }
     match evidence.is_unchanged() {

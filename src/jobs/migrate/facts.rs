@@ -118,6 +118,9 @@ pub struct Pending {
     pub file: Option<PathBuf>,
     /// What its docstring says it breaks.
     pub breaking: Option<String>,
+    /// It plainly does nothing, in the direction in which it is to run.
+    #[serde(default)]
+    pub does_nothing: bool,
 }
 
 /// The snapshot that a run stands on.

@@ -11,7 +11,7 @@ use crate::command::CommandLine;
 use crate::postgres::PostgresError;
 use crate::postgres::session::{column, rows};
 use crate::rules::causes::in_a_sentence;
-use crate::rules::classify::{self, Evidence, Exit, Expected, Rehearsed, Schema, Writes};
+use crate::rules::classify::{self, Asked, Evidence, Exit, Expected, Rehearsed, Schema, Writes};
 use crate::rules::gate::{Decision, Outcome, Verdict};
 use crate::rules::sql::literal;
 use crate::rules::wal::attribution::{self, Attributed};
@@ -52,6 +52,7 @@ impl Walk<'_> {
             revisions_before: armed.before.revisions.clone(),
             revisions_after: after.revisions.clone(),
             expected: self.expected(&armed, &after),
+            asked: self.asked(),
             schema: if after.schema == armed.before.schema { Schema::Same } else { Schema::Changed },
             rehearsed: self.rehearsed_as(&after.schema_bag),
             writes,
@@ -99,6 +100,12 @@ impl Walk<'_> {
             return Expected::Unknown("the version table that the settings name is not there".into());
         }
         self.facts.expected.clone().unwrap_or(Expected::Unknown("it was not looked at".into()))
+    }
+
+    fn asked(&self) -> Asked {
+        let pending = &self.facts.pending;
+        let is_idle = !pending.is_empty() && pending.iter().all(|pending| pending.does_nothing);
+        if is_idle { Asked::Nothing } else { Asked::Something }
     }
 
     /// Transactions that were prepared in the database and are neither committed nor rolled back;

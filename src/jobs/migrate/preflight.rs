@@ -8,7 +8,7 @@ use crate::jobs::JobError;
 use crate::jobs::restore::plan;
 use crate::postgres::session::{self, column, rows};
 use crate::postgres::{describe, wal};
-use crate::rules::alembic::{self, Intent};
+use crate::rules::alembic::{self, Action, Intent};
 use crate::rules::causes::in_a_sentence;
 use crate::rules::classify::Expected;
 use crate::rules::gate::{Outcome, Verdict};
@@ -114,7 +114,8 @@ impl Walk<'_> {
         };
         match alembic::expected(&intent, &checkout.revisions, &current) {
             Ok(expected) => {
-                self.facts.pending = expected.pending.iter().map(|id| pending(&checkout, id)).collect();
+                self.facts.pending =
+                    expected.pending.iter().map(|id| pending(&checkout, &intent, id)).collect();
                 self.facts.expected = Some(Expected::Revisions(expected.rows));
             }
             Err(unclear) => self.facts.expected = Some(Expected::Unknown(unclear.to_string())),
@@ -178,10 +179,17 @@ impl Walk<'_> {
     }
 }
 
-fn pending(checkout: &Checkout, id: &str) -> Pending {
+fn pending(checkout: &Checkout, intent: &Intent, id: &str) -> Pending {
+    let revision = checkout.revisions.revision(id);
+    let does_nothing = revision.is_some_and(|revision| match intent.action {
+        Action::Upgrade(_) => revision.upgrades_nothing,
+        Action::Downgrade(_) => revision.downgrades_nothing,
+        Action::Stamp { .. } => false,
+    });
     Pending {
+        does_nothing,
         id: id.to_owned(),
         file: checkout.files.get(id).cloned(),
-        breaking: checkout.revisions.revision(id).and_then(|revision| revision.breaking.clone()),
+        breaking: revision.and_then(|revision| revision.breaking.clone()),
     }
 }

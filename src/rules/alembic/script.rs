@@ -3,6 +3,8 @@
 //! Comes in: the text of a script, as any version of Alembic's templates writes it. Goes out: the
 //! revision, or why it cannot be read without Python. A script is never executed.
 
+mod body;
+
 use super::python::{Statement, Token, statements};
 
 const ID: &str = "revision";
@@ -28,6 +30,10 @@ pub struct Revision {
     pub doc: String,
     /// What the docstring says after `BREAKING CHANGE:` up to an empty line, in one line.
     pub breaking: Option<String>,
+    /// `upgrade()` plainly does nothing, as that of a merge.
+    pub upgrades_nothing: bool,
+    /// `downgrade()` plainly does nothing.
+    pub downgrades_nothing: bool,
 }
 
 impl Revision {
@@ -119,7 +125,10 @@ pub fn parse_revision(text: &str) -> Result<Option<Revision>, RevisionError> {
     let doc = docstring(statements.first()).trim().to_owned();
     let breaking = breaking(&doc);
     let (depends_on, labels) = (texts(depends_on), texts(labels));
-    Ok(Some(Revision { id, down: down.into_texts(), depends_on, labels, doc, breaking }))
+    let down = down.into_texts();
+    let upgrades_nothing = body::does_nothing(&statements, "upgrade");
+    let downgrades_nothing = body::does_nothing(&statements, "downgrade");
+    Ok(Some(Revision { id, down, depends_on, labels, doc, breaking, upgrades_nothing, downgrades_nothing }))
 }
 
 fn opens_scope(statement: &Statement) -> bool {

@@ -41,7 +41,16 @@ struct Case {
 fn revision(id: &str, down: &[&str]) -> Revision {
     let down = down.iter().map(|id| (*id).to_owned()).collect();
     let id = id.to_owned();
-    Revision { id, down, depends_on: Vec::new(), labels: Vec::new(), doc: String::new(), breaking: None }
+    Revision {
+        id,
+        down,
+        depends_on: Vec::new(),
+        labels: Vec::new(),
+        doc: String::new(),
+        breaking: None,
+        upgrades_nothing: false,
+        downgrades_nothing: false,
+    }
 }
 
 /// a1 ← b1 ← c1 and a1 ← b2, with b2 labelled `side`.
@@ -76,7 +85,16 @@ fn answers_are_those_of_alembic_itself() {
     for Drawn { revisions, heads, effective_heads, cases } in drawn {
         let revisions = revisions.into_iter().map(|drawn| {
             let DrawnRevision { id, down, depends_on, labels } = drawn;
-            Revision { id, down, depends_on, labels, doc: String::new(), breaking: None }
+            Revision {
+                id,
+                down,
+                depends_on,
+                labels,
+                doc: String::new(),
+                breaking: None,
+                upgrades_nothing: false,
+                downgrades_nothing: false,
+            }
         });
         let history = History::new(revisions).unwrap();
         assert_eq!(history.heads(), heads);

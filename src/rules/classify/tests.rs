@@ -15,6 +15,7 @@ fn evidence() -> Evidence {
         revisions_before: revisions(&["a"]),
         revisions_after: revisions(&["a"]),
         expected: Expected::Revisions(revisions(&["b"])),
+        asked: Asked::Something,
         schema: Schema::Same,
         rehearsed: Rehearsed::Not,
         writes: Writes::None,
@@ -168,4 +169,21 @@ fn every_classification_has_reasons() {
     for evidence in all() {
         assert!(classify(&evidence).reasons.len() >= 4);
     }
+}
+
+#[test]
+fn a_merge_that_moves_only_the_revision_is_done() {
+    let moved = Evidence {
+        exit: Exit::Status(0),
+        revisions_after: revisions(&["b"]),
+        writes: Writes::VersionOnly,
+        asked: Asked::Nothing,
+        ..evidence()
+    };
+    assert_eq!(class(moved.clone()), Class::Success);
+    assert_eq!(class(Evidence { asked: Asked::Something, ..moved.clone() }), Class::Stamped);
+    let elsewhere = Evidence { revisions_after: revisions(&["c"]), ..moved.clone() };
+    assert_eq!(class(elsewhere), Class::Partial);
+    let not_run = Evidence { revisions_after: revisions(&["a"]), writes: Writes::None, ..moved };
+    assert_eq!(class(not_run), Class::FalseSuccess);
 }

@@ -120,6 +120,25 @@ fn a_stamp_counts_as_done_unless_settings_say_otherwise() {
 }
 
 #[test]
+fn a_merge_of_heads_is_no_stamp() {
+    let (site, project) = an_alembic_site_with("stamped = \"refuse\"\n", Environment::Usual, ADD_AGE);
+    let other = Revision { id: "c3", down: "a1", upgrade: "", downgrade: "", docstring: "another head" };
+    project.add(&other);
+    site.cluster.psql("app", "UPDATE alembic_version SET version_num = 'b2'");
+    site.cluster.psql("app", "INSERT INTO alembic_version VALUES ('c3')");
+    project.merge("d4");
+    let ran = site.migrate(&alembic(&["upgrade", "head"]));
+    ran.assert_ended(0, "migrated");
+    assert_eq!(ran.report["class"], "success", "{}", ran.told);
+    assert_eq!(ran.report["revision_after"], serde_json::json!(["d4"]));
+    let unmerged = site.migrate(&alembic(&["downgrade", "b2"]));
+    unmerged.assert_ended(0, "migrated");
+    // A command that says nothing of what it does moves only the revision too, and is a stamp still.
+    let ran = site.migrate(&alembic(&["stamp", "d4"]));
+    ran.assert_ended(25, "checks_failed");
+}
+
+#[test]
 fn a_migration_whose_check_fails_is_undone() {
     let check = "[[gate.check]]\nname = \"no user is renamed\"\n\
                  sql = \"SELECT count(*) FROM users WHERE name LIKE 'name %'\"\nexpect = \"= before\"\n";

@@ -85,6 +85,17 @@ impl AlembicProject {
         self.write(&format!("migrations/versions/{}.py", revision.id), &script);
     }
 
+    /// Has Alembic itself merge all heads into the revision `id`.
+    pub fn merge(&self, id: &str) {
+        self.write("migrations/script.py.mako", MAKO);
+        let mut alembic = std::process::Command::new(migration_program("alembic"));
+        alembic.args(["merge", "-m", "merge", "--rev-id", id, "heads"]).current_dir(&self.directory);
+        let merged = alembic.output().expect("run alembic");
+        assert!(merged.status.success(), "{}", String::from_utf8_lossy(&merged.stderr));
+        let script = self.directory.join(format!("migrations/versions/{id}_merge.py"));
+        owner::hand_over(&script);
+    }
+
     /// Where it lies; Alembic finds its settings when it runs there.
     pub fn directory(&self) -> &Path {
         &self.directory
@@ -106,6 +117,30 @@ fn indented(statements: &str) -> String {
     }
     body
 }
+
+/// Of Alembic's generic template, what a script is made of.
+const MAKO: &str = r#""""${message}
+
+Revision ID: ${up_revision}
+Revises: ${down_revision | comma,n}
+"""
+from typing import Sequence, Union
+
+revision: str = ${repr(up_revision)}
+down_revision: Union[str, Sequence[str], None] = ${repr(down_revision)}
+branch_labels: Union[str, Sequence[str], None] = ${repr(branch_labels)}
+depends_on: Union[str, Sequence[str], None] = ${repr(depends_on)}
+
+
+def upgrade() -> None:
+    """Upgrade schema."""
+    ${upgrades if upgrades else "pass"}
+
+
+def downgrade() -> None:
+    """Downgrade schema."""
+    ${downgrades if downgrades else "pass"}
+"#;
 
 const INI: &str = "[alembic]\nscript_location = %(here)s/migrations\n";
 
