@@ -12,7 +12,7 @@ use super::report::{ExitCode, Failure, Report, duration_text, time_text};
 use super::table::{Align, table};
 use super::{Global, clock};
 use crate::catalog::{CatalogError, Entry};
-use crate::jobs::migrate::facts::FailedRelease;
+use crate::jobs::migrate::facts::{FailedRelease, Loss};
 use crate::jobs::migrate::{self, Resolution, Walked};
 use crate::ledger::{GateRun, Ledger};
 use crate::rules::gate::{Decision, Phase, Verdict};
@@ -53,12 +53,15 @@ pub struct ResolveArgs {
     /// The run
     #[arg(value_name = "RUN")]
     pub run: String,
-    /// Put the database back to the snapshot of before the migration; what was written since is lost, but kept aside
+    /// Put the database back to the snapshot of before the migration
     #[arg(long, required_unless_present = "keep", conflicts_with = "keep")]
     pub restore: bool,
     /// Let the database be as it is, and let everybody in again
     #[arg(long)]
     pub keep: bool,
+    /// Restore though what others committed since the snapshot is lost by it, but kept aside
+    #[arg(long, requires = "restore")]
+    pub accept_loss: bool,
     /// Count a fence as down that cannot be released: you saw to it that writers are let in
     #[arg(long)]
     pub fence_is_down: bool,
@@ -180,7 +183,8 @@ async fn resolve(
         Decision::Release(Verdict::KeptByOperator)
     };
     let failed_release = if args.fence_is_down { FailedRelease::CountsAsDown } else { FailedRelease::Holds };
-    let resolution = Resolution { decision, failed_release };
+    let loss = if args.accept_loss { Loss::Accepted } else { Loss::Refused };
+    let resolution = Resolution { decision, failed_release, loss };
     let _locks = RunLocks::take(host, &run.database).map_err(Failure::of(&title))?;
     let ground = Ground::new(host, ledger, database_of(host, &run)?)?;
     let means = ground.means(&|_| {}, &|_| {})?;

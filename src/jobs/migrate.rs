@@ -13,6 +13,7 @@ pub mod facts;
 pub mod fingerprint;
 mod hold;
 mod judge;
+mod loss;
 mod preflight;
 mod rehearse;
 mod sessions;
@@ -27,7 +28,7 @@ use chrono::{DateTime, Utc};
 use ed25519_dalek::SigningKey;
 use tokio::sync::watch;
 
-use self::facts::{Facts, FailedRelease, Rehearsal};
+use self::facts::{Facts, FailedRelease, Loss, Rehearsal};
 use self::walk::Walk;
 use super::{JobError, Progress, Stopwatch};
 use crate::catalog::Catalog;
@@ -103,6 +104,8 @@ pub struct Resolution {
     pub decision: Decision,
     /// What becomes of a fence that cannot be released.
     pub failed_release: FailedRelease,
+    /// What a restore may lose.
+    pub loss: Loss,
 }
 
 /// Whether a run came to its end.
@@ -170,7 +173,8 @@ pub async fn resolve(
         Decision::Release(verdict) => (Phase::Releasing, verdict),
         Decision::Check | Decision::Hold(_) => return Ok(Walked::Ended(run.position)),
     };
-    let facts = Facts { failed_release: resolution.failed_release, ..read_facts(run)? };
+    let Resolution { failed_release, loss, .. } = resolution;
+    let facts = Facts { failed_release, loss, ..read_facts(run)? };
     walk_on(means, run, facts, Position { phase, verdict: Some(verdict) }, clock).await
 }
 

@@ -38,6 +38,17 @@ pub enum FailedRelease {
     CountsAsDown,
 }
 
+/// What an operator says to what a restore would take from others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Loss {
+    /// Nothing may be lost.
+    #[default]
+    Refused,
+    /// It may be lost.
+    Accepted,
+}
+
 /// Everything that is known of a run.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -84,6 +95,8 @@ pub struct Facts {
     pub is_closed: bool,
     /// What becomes of a fence that cannot be released.
     pub failed_release: FailedRelease,
+    /// What an operator's restore may lose.
+    pub loss: Loss,
     /// Fences that an operator declared down, each with what it answered.
     pub declared_down: Vec<String>,
     /// What differs between before and after, each as a sentence.

@@ -2,7 +2,7 @@
 
 use super::JobError;
 use super::before::{GateUndo, undo_text};
-use super::facts::FailedRelease;
+use super::facts::{FailedRelease, Loss};
 use super::walk::Walk;
 use super::window::Committed;
 use crate::catalog::Pin;
@@ -36,6 +36,9 @@ impl Walk<'_> {
         let mut reasons = self.what_has_changed().await?;
         if !is_by_operator {
             reasons.extend(self.what_would_be_lost());
+        } else if reasons.is_empty() && !self.facts.is_closed && self.facts.loss == Loss::Refused {
+            // Before anybody is kept out for it.
+            reasons.extend(self.unaccepted_loss().await?);
         }
         let (Some(entry), Some(opener)) = (self.entry.clone(), self.means.opener) else {
             reasons.push("there is no snapshot, or no identity to open it".into());
@@ -99,7 +102,7 @@ impl Walk<'_> {
         }
         self.reopen_if_closed().await?;
         self.close_database().await?;
-        let late = if is_by_operator { None } else { self.committed_late().await? };
+        let late = if is_by_operator { self.unaccepted_loss().await? } else { self.committed_late().await? };
         self.let_go_of_log().await;
         self.facts.is_closed = late.is_none();
         self.note_facts().await?;

@@ -47,6 +47,30 @@ fn a_held_run_is_let_be_when_the_operator_says_so() {
 }
 
 #[test]
+fn what_others_committed_is_lost_only_when_the_operator_accepts_it() {
+    let (site, run) = a_held_site();
+    let others =
+        "INSERT INTO users (email, name) VALUES ('one@example.com', 'one'), ('two@example.com', 'two')";
+    site.cluster.psql("app", others);
+    let count = "SELECT count(*) FROM users WHERE email LIKE '%@example.com'";
+
+    let refused = site.belay.run(["runs", "resolve", &run, "--restore"]);
+    assert_eq!(refused.code, 22, "{}{}", refused.stdout, refused.stderr);
+    for told in ["1 transaction (2 rows in public.users", "--accept-loss"] {
+        assert!(refused.stdout.contains(told), "{told}: {}", refused.stdout);
+    }
+    assert_eq!(site.cluster.psql("app", count), "2");
+    assert_eq!(site.newest_run()["phase"], "held");
+    assert_eq!(site.failed_databases(), Vec::<String>::new());
+
+    let accepted = site.belay.run(["runs", "resolve", &run, "--restore", "--accept-loss"]);
+    assert_eq!(accepted.code, 0, "{}{}", accepted.stdout, accepted.stderr);
+    assert!(accepted.stdout.contains("is in the database that is kept aside"), "{}", accepted.stdout);
+    site.assert_as_before();
+    assert_eq!(site.cluster.psql(&site.failed_databases()[0], count), "2");
+}
+
+#[test]
 fn a_fence_that_can_never_be_released_is_declared_down() {
     let site = Site::with_gate("");
     // As somebody's hand would leave it: what the fence calls is gone.
