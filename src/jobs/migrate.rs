@@ -17,6 +17,7 @@ mod loss;
 mod preflight;
 mod rehearse;
 mod sessions;
+mod stray;
 mod undo;
 mod walk;
 mod window;

@@ -338,6 +338,7 @@ pub fn next(order: Order, position: Position, outcome: Outcome) -> Position {
             end(Phase::Held, verdict)
         }
         (Phase::Rehearsing, Outcome::Decided(Decision::Release(verdict))) => end(Phase::Releasing, verdict),
+        (Phase::Rehearsing, Outcome::Decided(Decision::Hold(verdict))) => end(Phase::Held, verdict),
         (phase, Outcome::Refused(verdict)) if phase.is_before_start() => end(Phase::Releasing, verdict),
         (Phase::Classifying, Outcome::Decided(Decision::Check)) => go(Phase::Checking),
         (Phase::Classifying | Phase::Checking, Outcome::Decided(decision)) => decided(decision),

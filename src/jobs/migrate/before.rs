@@ -300,7 +300,7 @@ impl Walk<'_> {
     }
 
     /// Whether the run's commits can be told by their mark: nobody else's sessions have it.
-    async fn has_own_mark(&self) -> Result<bool, JobError> {
+    pub(super) async fn has_own_mark(&self) -> Result<bool, JobError> {
         let role = environment_user(self);
         let sql = format!(
             "SELECT s.setting = 'remote_apply' OR EXISTS ( \

@@ -43,6 +43,15 @@ pub struct Fingerprint {
     pub roles: Option<Digests>,
 }
 
+/// What can be seen of a database without reading its rows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shape {
+    /// Rows of the version table, sorted.
+    pub revisions: Vec<String>,
+    /// Digest of the schema as pg_dump writes it.
+    pub schema: String,
+}
+
 /// How a fingerprint is taken.
 pub struct Look<'a> {
     /// The database.
@@ -114,6 +123,18 @@ impl Look<'_> {
             properties,
             roles,
         })
+    }
+
+    /// Reads revisions and schema alone.
+    ///
+    /// # Errors
+    /// What PostgreSQL and its programs say.
+    pub async fn shape(&self) -> Result<Shape, JobError> {
+        let mut session = session::connect(self.connection).await?;
+        let revisions = self.revisions(&mut session).await?;
+        let encoding = describe::encoding(&mut session).await?;
+        let lines = prove::database_lines(self.connection, self.tools, &encoding).await?;
+        Ok(Shape { revisions, schema: digest_of(&lines) })
     }
 
     /// Reads the revisions alone.

@@ -2,7 +2,7 @@
 //!
 //! While it runs, the database itself lets nobody in where writers are kept out anyway: a command
 //! that takes its connection from elsewhere than its environment fails, instead of migrating what
-//! was not to be touched. Where writers are not kept out, such a command is only noticed.
+//! was not to be touched. Where writers are not kept out, the database is looked at before and after.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
@@ -16,6 +16,7 @@ use super::during::{Recorded, mask_of};
 use super::facts::{Rehearsal, RehearsalFacts};
 use super::fingerprint::Look;
 use super::sessions::Watch;
+use super::stray::Strayed;
 use super::walk::Walk;
 use super::{JobError, Stopwatch, connection_of};
 use crate::postgres::session::{self, column, rows};
@@ -40,6 +41,7 @@ impl Walk<'_> {
         if self.is_fenced() {
             self.close_database().await?;
         }
+        let production = self.production_before().await?;
         let watch = Watch::of(self);
         let rehearsed = tokio::select! {
             rehearsed = self.rehearse_on(&copy.connection) => rehearsed,
@@ -47,7 +49,19 @@ impl Walk<'_> {
         };
         self.reopen_if_closed().await?;
         copy.remove().await?;
+        let strayed = match &production {
+            Some(before) => self.strayed(before).await?,
+            None => Strayed::No,
+        };
+        if let Strayed::Surely(why) = &strayed {
+            // The database was migrated past every guard: that is for a person to look at.
+            self.facts.reasons.push(format!("rehearsal: {why}"));
+            return Ok(Outcome::Decided(Decision::Hold(Verdict::Unknown)));
+        }
         let mut problems = rehearsed?;
+        if let Strayed::Perhaps(why) = strayed {
+            problems.push(why);
+        }
         let (has_strayed, _) = watch.into_seen(&self.means.database.connection.user);
         if has_strayed {
             problems.push("the command connected to the database itself: it takes its address from elsewhere than its environment".into());

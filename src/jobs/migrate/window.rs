@@ -76,6 +76,14 @@ impl Walk<'_> {
         Ok(Committed::Known { commits, straddlers: straddling.count() })
     }
 
+    /// What was committed between two positions, by whomever.
+    pub(super) async fn committed_between(&mut self, from: Lsn, to: Lsn) -> Result<Committed, JobError> {
+        Ok(match self.window(from, to).await? {
+            Ok(window) => Committed::Known { commits: self.named(&window).await?, straddlers: 0 },
+            Err(why) => Committed::Unknown(why),
+        })
+    }
+
     /// What was committed until `to` that the snapshot does not hold.
     ///
     /// A transaction that was open when the snapshot was taken shows only its end afterwards.

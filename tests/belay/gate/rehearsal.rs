@@ -1,5 +1,7 @@
 //! A rehearsal tries the same command on a copy, and the database has no part in it.
 
+use rstest::rstest;
+
 use super::site::Site;
 use super::{ADD_AGE, alembic, an_alembic_site, psql, shell};
 use crate::world::Environment;
@@ -64,6 +66,44 @@ fn a_rehearsal_alone_changes_nothing() {
     assert_eq!(times_begun(&site), 1);
     assert!(!ran.phases().contains(&"migrating".into()), "{:?}", ran.phases());
     site.assert_as_before();
+}
+
+/// A statement on the database itself, whatever the environment says, by a client without a name.
+fn hard_wired(site: &Site, options: &str, statement: &str) -> Vec<String> {
+    let (host, port) = (site.cluster.host().display(), site.cluster.port());
+    shell(&format!(
+        "PGAPPNAME=hardwired PGHOST='{host}' PGPORT={port} PGUSER=postgres {options} psql -d app -Xq -v ON_ERROR_STOP=1 -c \"{statement}\""
+    ))
+}
+
+#[rstest]
+#[case::by_its_mark("", "UPDATE users SET name = 'strayed' WHERE id <= 3", "3 rows in public.users")]
+#[case::by_the_revision("PGOPTIONS=", "UPDATE alembic_version SET version_num = 'b2'", "was a1 and is b2")]
+fn a_rehearsal_that_changed_the_database_itself_is_held(
+    #[case] options: &str,
+    #[case] statement: &str,
+    #[case] told: &str,
+) {
+    let site = Site::with_gate("");
+    let ran = site.migrate_with(&["--rehearse-only"], &hard_wired(&site, options, statement));
+    ran.assert_ended(30, "unknown");
+    assert!(ran.reasons().contains(told), "{}", ran.reasons());
+    assert!(ran.reasons().contains("elsewhere than its environment"), "{}", ran.reasons());
+    assert_eq!(site.newest_run()["phase"], "held");
+    // The snapshot was taken before, and an operator can go back to it.
+    let run = ran.report["run"].as_str().unwrap();
+    let resolved = site.belay.run(["runs", "resolve", run, "--restore", "--accept-loss"]);
+    assert_eq!(resolved.code, 0, "{}{}", resolved.stdout, resolved.stderr);
+    site.assert_as_before();
+}
+
+#[test]
+fn a_rehearsal_fails_where_the_schema_of_the_database_itself_changed() {
+    let site = Site::with_gate("");
+    let words = hard_wired(&site, "PGOPTIONS=", "ALTER TABLE users ADD strayed int");
+    let ran = site.migrate_with(&["--rehearse-only"], &words);
+    ran.assert_ended(20, "rehearsal_failed");
+    assert!(ran.reasons().contains("schema of the database itself changed"), "{}", ran.reasons());
 }
 
 #[test]
