@@ -5,6 +5,7 @@
 //! that lies where it says it belongs.
 
 mod documents;
+mod heads;
 mod listing;
 
 use std::collections::BTreeMap;

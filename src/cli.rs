@@ -1,6 +1,7 @@
 //! The command line: verbs, their options, and who carries them out.
 
 pub mod advice;
+pub mod audit;
 pub mod check;
 pub mod clock;
 pub mod gate;
@@ -99,6 +100,8 @@ pub enum Verb {
     /// List and show migrations, and decide about one that is held
     #[command(subcommand)]
     Runs(runs::RunsVerb),
+    /// Run as a service: snapshots, verifications and retention on schedule
+    Serve(ServeArgs),
     /// Keep a snapshot from retention
     Pin(pin::PinArgs),
     /// Let retention have a snapshot again
@@ -106,11 +109,18 @@ pub enum Verb {
     /// List keys, and prove that they open what they should
     #[command(subcommand)]
     Key(key::KeyVerb),
+    /// Show, verify and export the log of what happened and at whose hand
+    #[command(subcommand)]
+    Audit(audit::AuditVerb),
     /// Print the completions of a shell
     Completions(manual::CompletionsArgs),
     /// Print the manual, or write its pages into a directory
     Man(manual::ManArgs),
 }
+
+/// Options of `belay serve`.
+#[derive(Debug, Args)]
+pub struct ServeArgs {}
 
 impl Verb {
     /// Whether the verb needs neither settings nor the cluster's user.
@@ -120,7 +130,7 @@ impl Verb {
 
     /// Whether the verb itself comes to an end when it is told to stop; the others are dropped.
     pub fn stops_by_itself(&self) -> bool {
-        matches!(self, Self::Migrate(_))
+        matches!(self, Self::Migrate(_) | Self::Serve(_))
     }
 
     /// The file given with `--identity`, if the verb has such an option.
@@ -142,11 +152,20 @@ impl Verb {
     }
 }
 
-/// Carries out a verb and returns what it has to say; `stop` is for the one that ends by itself.
+/// Carries out a verb and returns what it has to say; `stop` is for those that end by themselves,
+/// and `serve` is the daemon, which itself does what these verbs do.
 ///
 /// # Errors
 /// [`Failure`], with the exit code and the hint that go with it.
-pub async fn run(cli: Cli, inputs: privileges::Inputs, stop: Stop) -> Result<Report, Failure> {
+pub async fn run<D>(
+    cli: Cli,
+    inputs: privileges::Inputs,
+    stop: Stop,
+    serve: impl FnOnce(Global, Stop) -> D,
+) -> Result<Report, Failure>
+where
+    D: Future<Output = Result<Report, Failure>>,
+{
     let global = &cli.global;
     // Each verb's future lies on the heap: together they are too much for a stack.
     match cli.verb {
@@ -161,9 +180,11 @@ pub async fn run(cli: Cli, inputs: privileges::Inputs, stop: Stop) -> Result<Rep
         Verb::Retain(args) => Box::pin(retain::run(global, args)).await,
         Verb::Migrate(args) => Box::pin(migrate::run(global, args, inputs, stop)).await,
         Verb::Runs(verb) => Box::pin(runs::run(global, verb)).await,
+        Verb::Serve(ServeArgs {}) => Box::pin(serve(cli.global, stop)).await,
         Verb::Pin(args) => Box::pin(pin::pin(global, args)).await,
         Verb::Unpin(args) => Box::pin(pin::unpin(global, args)).await,
         Verb::Key(verb) => Box::pin(key::run(global, verb, inputs)).await,
+        Verb::Audit(verb) => Box::pin(audit::run(global, verb)).await,
         Verb::Completions(args) => manual::completions(&args),
         Verb::Man(args) => manual::man(&args),
     }
@@ -207,5 +228,10 @@ async fn recorded<T>(
     };
     span.record("backup_id", subject.as_deref());
     ledger.end_job(id, &outcome, subject.as_deref(), clock::now()).await.map_err(Failure::of(title))?;
+    let ended = match &outcome {
+        JobOutcome::Failed { error } => error.as_str(),
+        JobOutcome::Done | JobOutcome::Interrupted => "done",
+    };
+    audit::note(ledger, kind.as_str(), (database, subject.as_deref()), ended).await?;
     done
 }

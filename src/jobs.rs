@@ -1,5 +1,6 @@
 //! What Belay does, as procedures: one public function each, its steps named at one height.
 
+pub mod due;
 pub mod load;
 pub mod migrate;
 pub mod prove;

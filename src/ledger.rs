@@ -5,6 +5,7 @@
 //! durable when it returns. Several processes may hold the ledger open. It never holds a secret,
 //! and a damaged file is reported, never removed.
 
+mod audit;
 mod databases;
 mod jobs;
 pub mod lock;
@@ -23,6 +24,9 @@ use sqlx::sqlite::{
 };
 use sqlx::{ConnectOptions as _, Row as _};
 
+use crate::rules::audit::Actor;
+
+pub use audit::Happening;
 pub use databases::{Loading, LoadingDatabase, ReplacedDatabase, Replacement, ReplacementState};
 pub use jobs::{EndedAs, JobEnd, JobKind, JobOutcome, JobRun, JobRunId};
 pub use process::ProcessMark;
@@ -34,7 +38,11 @@ const BUSY_PAUSE: Duration = Duration::from_millis(20);
 
 /// Brings a ledger from version `index` to `index + 1`; each sets `user_version` itself. Only
 /// ever added to: ledgers of every version are out there.
-const MIGRATIONS: [&str; 2] = [include_str!("ledger/schema-1.sql"), include_str!("ledger/schema-2.sql")];
+const MIGRATIONS: [&str; 3] = [
+    include_str!("ledger/schema-1.sql"),
+    include_str!("ledger/schema-2.sql"),
+    include_str!("ledger/schema-3.sql"),
+];
 
 /// Why the ledger does not do what it is asked.
 #[derive(Debug, thiserror::Error)]
@@ -116,6 +124,7 @@ pub struct Ledger {
     pool: SqlitePool,
     path: PathBuf,
     process: ProcessMark,
+    actor: Actor,
 }
 
 impl Ledger {
@@ -128,7 +137,8 @@ impl Ledger {
     pub async fn open(path: &Path) -> Result<Self, LedgerError> {
         create_if_missing(path).map_err(|source| LedgerError::Open { path: path.into(), source })?;
         let process = ProcessMark::current().map_err(LedgerError::Process)?;
-        let ledger = Self { pool: connect(path).await?, path: path.into(), process };
+        let ledger =
+            Self { pool: connect(path).await?, path: path.into(), process, actor: audit::actor_of_process() };
         ledger.check().await?;
         ledger.migrate().await?;
         Ok(ledger)

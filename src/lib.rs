@@ -9,7 +9,8 @@
 //!
 //! | level | rooms |
 //! |---|---|
-//! | L7 | `main`: argv → settings → tracing → dispatch; the only `exit` |
+//! | L8 | `main`: argv → settings → tracing → dispatch; the only `exit` |
+//! | L7 | [`daemon`]: does what an operator would do by hand, by the verbs of [`cli`], when it is due |
 //! | L6 | [`cli`]: verbs, reports, hints, exit codes; the only place that prints |
 //! | L5 | [`jobs`]: snapshot, verify, restore, retain, migrate, written as procedures |
 //! | L4 | [`catalog`]: the manifests in the store are the catalog; [`fence`]: keeps writers out, and lets them in again |
@@ -89,3 +90,5 @@ pub mod fence;
 pub mod jobs;
 
 pub mod cli;
+
+pub mod daemon;

@@ -1,12 +1,15 @@
 //! `belay`: argv, settings, privileges, logs, then the verb; the only `exit`.
 
 use belay::cli::report::{ExitCode, Failure, Report, print_failure, print_notice, print_report};
-use belay::cli::{self, Cli, host, privileges};
+use belay::cli::{self, Cli, Verb, host, privileges};
 use belay::rules::gate::Verdict;
-use belay::tether;
+use belay::{daemon, tether};
 use clap::Parser as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 fn main() -> std::process::ExitCode {
     if let Some(error) = tether::follow(std::env::args_os()) {
@@ -15,7 +18,7 @@ fn main() -> std::process::ExitCode {
     }
     let cli = Cli::parse();
     let as_json = cli.global.json;
-    start_logging();
+    start_logging(matches!(cli.verb, Verb::Serve(_)));
     let code = match carry_out(cli) {
         Ok(report) => print_report(&report, as_json),
         Err(failure) => {
@@ -29,11 +32,16 @@ fn main() -> std::process::ExitCode {
 /// What a shell says of a program that it cannot start.
 const EXEC_FAILED: u8 = 127;
 
-fn start_logging() {
-    use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_from_env("BELAY_LOG")
-        .unwrap_or_else(|_| EnvFilter::new("warn,sqlx::postgres::notice=error"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+/// Logs go to standard error, or, from a daemon that systemd started, to the journal with fields.
+fn start_logging(is_daemon: bool) {
+    let default = if is_daemon { "info,sqlx=warn" } else { "warn,sqlx::postgres::notice=error" };
+    let filter = EnvFilter::try_from_env("BELAY_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    let journal = (is_daemon && belay::settings::variable("JOURNAL_STREAM").is_some())
+        .then(tracing_journald::layer)
+        .and_then(Result::ok)
+        .map(|layer| layer.with_field_prefix(Some("BELAY".into())));
+    let written = journal.is_none().then(|| tracing_subscriber::fmt::layer().with_writer(std::io::stderr));
+    tracing_subscriber::registry().with(filter).with(journal).with(written).init();
 }
 
 /// Privileges are given up while there is one thread: they belong to threads.
@@ -56,7 +64,7 @@ fn carry_out(cli: Cli) -> Result<Report, Failure> {
         .map_err(|error| Failure::new("start", ExitCode::Failed, error.to_string()))?;
     let (tell, stop) = watch::channel(None);
     let stops_by_itself = cli.verb.stops_by_itself();
-    let work = cli::run(cli, inputs, stop);
+    let work = cli::run(cli, inputs, stop, daemon::serve);
     let done = runtime.block_on(async {
         if stops_by_itself { told_of_signals(work, tell).await } else { until_signal(work).await }
     });

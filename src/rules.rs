@@ -1,6 +1,7 @@
 //! Decisions and the stored format: values in, values out; `now` is always a parameter.
 
 pub mod alembic;
+pub mod audit;
 pub mod causes;
 pub mod ci;
 pub mod classify;
@@ -14,6 +15,7 @@ pub mod manifest;
 pub mod mask;
 pub mod proof;
 pub mod retention;
+pub mod schedule;
 pub mod signature;
 pub mod sql;
 pub mod table_name;

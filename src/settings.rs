@@ -10,6 +10,7 @@ mod gate;
 mod layers;
 mod pgpass;
 mod repository_url;
+mod schedule;
 mod secret_file;
 mod source;
 mod table;
@@ -22,9 +23,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use chrono::TimeDelta;
+use chrono_tz::Tz;
 use secrecy::SecretString;
 
 use crate::rules::manifest::Depth;
+use crate::rules::schedule::{Retry, Schedule};
 pub use connection::{Connection, SslMode};
 use connection::{Partial, Resolver};
 pub use error::SettingsError;
@@ -32,8 +35,9 @@ pub use gate::{
     CheckKind, CheckSettings, Consistency, Deployment, FenceKind, FenceSettings, GateSettings, LocalCopy,
     MigrationRole, OnFailure, RehearsalCycle, SessionPolicy, Stamped,
 };
-pub use layers::Environment;
+pub use layers::{Environment, files};
 pub use repository_url::{InvalidRepositoryUrl, RepositoryUrl};
+use schedule::When;
 use table::Table;
 
 /// What one host is told to do; see `config/belay.toml` for every key.
@@ -55,6 +59,8 @@ pub struct Settings {
     pub retention: RetentionSettings,
     /// `[gate]`
     pub gate: GateSettings,
+    /// `[daemon]`
+    pub daemon: DaemonSettings,
 }
 
 /// `[state]`
@@ -129,6 +135,8 @@ pub struct DatabaseSettings {
     pub lock_timeout: Duration,
     /// How long work may make no progress before it is given up.
     pub stall_timeout: Duration,
+    /// When snapshots are taken; `None` for never.
+    pub schedule: Option<Schedule>,
 }
 
 /// `[verify]`
@@ -138,6 +146,8 @@ pub struct VerifySettings {
     pub depth: Depth,
     /// Workers that read or load at the same time, 1 to 64.
     pub jobs: usize,
+    /// When the newest snapshot of each database is verified; `None` for never.
+    pub schedule: Option<Schedule>,
 }
 
 /// `[retention]`
@@ -151,6 +161,19 @@ pub struct RetentionSettings {
     pub litter_grace: TimeDelta,
     /// How long a database that a restore replaced is kept.
     pub keep_replaced: TimeDelta,
+    /// When what is not kept is removed; `None` for never.
+    pub schedule: Option<Schedule>,
+}
+
+/// `[daemon]`
+#[derive(Debug, Clone)]
+pub struct DaemonSettings {
+    /// Scheduled jobs that run at the same time, of different databases; 1 to 64.
+    pub jobs: usize,
+    /// How often a failed job is tried again, and after which pauses.
+    pub retry: Retry,
+    /// How long running jobs have to end by themselves once the daemon is told to stop.
+    pub stop_grace: Duration,
 }
 
 /// systemd's `$CREDENTIALS_DIRECTORY`, where a service finds its secrets.
@@ -214,6 +237,7 @@ impl Settings {
         let verify = root.table("verify")?;
         let retention = root.table("retention")?;
         let gate = root.table("gate")?;
+        let daemon = root.table("daemon")?;
         root.finish()?;
 
         let cluster = ClusterSettings::read(cluster, environment)?;
@@ -222,10 +246,11 @@ impl Settings {
             repository: RepositorySettings::read(repository)?,
             keys: KeySettings::read(keys)?,
             databases: read_databases(databases, &cluster, environment)?,
+            verify: VerifySettings::read(verify, cluster.tuning.when.zone)?,
+            retention: RetentionSettings::read(retention, cluster.tuning.when.zone)?,
             cluster,
-            verify: VerifySettings::read(verify)?,
-            retention: RetentionSettings::read(retention)?,
             gate: GateSettings::read(gate)?,
+            daemon: DaemonSettings::read(daemon)?,
         })
     }
 
@@ -360,6 +385,7 @@ struct Tuning {
     chunk_bytes: usize,
     lock_timeout: Duration,
     stall_timeout: Duration,
+    when: When,
 }
 
 impl Default for Tuning {
@@ -370,6 +396,7 @@ impl Default for Tuning {
             chunk_bytes: 16 << 20,
             lock_timeout: Duration::from_secs(10),
             stall_timeout: Duration::from_secs(600),
+            when: When::of("0 3 * * *", Tz::UTC),
         }
     }
 }
@@ -388,11 +415,12 @@ impl Tuning {
             }),
             lock_timeout: lock_timeout.unwrap_or(default.lock_timeout),
             stall_timeout: stall_timeout.unwrap_or(default.stall_timeout),
+            when: default.when.read(table)?,
         })
     }
 
     fn database(self, key: String, connection: Connection, env_prefix: Option<String>) -> DatabaseSettings {
-        let Self { large_table_bytes, jobs, chunk_bytes, lock_timeout, stall_timeout } = self;
+        let Self { large_table_bytes, jobs, chunk_bytes, lock_timeout, stall_timeout, when } = self;
         DatabaseSettings {
             key,
             connection,
@@ -402,13 +430,15 @@ impl Tuning {
             chunk_bytes,
             lock_timeout,
             stall_timeout,
+            schedule: when.schedule,
         }
     }
 }
 
 impl VerifySettings {
-    fn read(mut table: Table) -> Result<Self, SettingsError> {
+    fn read(mut table: Table, zone: Tz) -> Result<Self, SettingsError> {
         let settings = Self {
+            schedule: When::of("0 5 * * *", zone).read(&mut table)?.schedule,
             depth: table.parsed("depth", depth)?.unwrap_or(Depth::Restored),
             jobs: table.integer("jobs", 1..=64)?.unwrap_or(2),
         };
@@ -424,8 +454,9 @@ fn depth(text: &str) -> Result<Depth, String> {
 }
 
 impl RetentionSettings {
-    fn read(mut table: Table) -> Result<Self, SettingsError> {
+    fn read(mut table: Table, zone: Tz) -> Result<Self, SettingsError> {
         let settings = Self {
+            schedule: When::of("0 7 * * *", zone).read(&mut table)?.schedule,
             keep: table.parsed("keep", units::age)?.unwrap_or(TimeDelta::days(30)),
             min_verified: table.integer("min_verified", 1..=10_000)?.unwrap_or(3),
             litter_grace: table.parsed("litter_grace", units::age)?.unwrap_or(TimeDelta::hours(24)),

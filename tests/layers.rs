@@ -10,7 +10,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 const LEVELS: &[(&str, u32)] = &[
-    ("main", 7),
+    ("main", 8),
+    ("daemon", 7),
     ("cli", 6),
     ("jobs", 5),
     ("catalog", 4),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::host::Host;
 use super::progress::shown_in_lines;
 use super::report::{ExitCode, Failure, print_notice};
-use super::{Global, clock};
+use super::{Global, audit, clock};
 use crate::jobs::Progress;
 use crate::jobs::migrate::facts::Facts;
 use crate::jobs::migrate::{self, Means, Walked};
@@ -105,13 +105,17 @@ impl RunLocks {
 /// What the ledger says.
 pub async fn resume_open_runs(global: &Global, host: &Host, ledger: &Ledger) -> Result<(), Failure> {
     let open = ledger.open_runs().await.map_err(Failure::of("look for interrupted migrations"))?;
-    for run in open.iter().filter(|run| !run.process.is_alive()) {
+    // One of our own is one that we gave up when its server was away: its lock tells if we walk it.
+    let is_abandoned = |run: &&GateRun| !run.process.is_alive() || run.process == *ledger.process();
+    for run in open.iter().filter(is_abandoned) {
         print_notice(&format!(
-            "run {} of {} died while {}: going on with it",
+            "run {} of {} stopped while {}: going on with it",
             run.id, run.database, run.position.phase
         ));
         match resume_one(global, host, ledger, run).await {
             Ok(Walked::Ended(position)) => {
+                let ended = GateRun { position, ..run.clone() };
+                audit::note_run(ledger, "migrate", &ended).await?;
                 let verdict = position.verdict.unwrap_or(Verdict::Unknown);
                 print_notice(&format!("run {} is {}: {}", run.id, position.phase, verdict.sentence()));
             }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::audit;
 use super::report::{ExitCode, Failure};
 use crate::catalog::{Catalog, CatalogError};
 use crate::jobs::restore::own::own_databases;
@@ -19,6 +20,8 @@ use crate::store::local::{LocalStore, LocalStoreError};
 
 /// An opened installation.
 pub struct Host {
+    /// The file of the settings.
+    pub config: PathBuf,
     /// The settings.
     pub settings: Settings,
     /// The keys.
@@ -48,7 +51,7 @@ impl Host {
         let store = open_store(&settings.repository.url)?;
         let trusted = keys.trusted_signers.iter().chain(also_trusted).cloned().collect();
         let catalog = open_catalog(store, &settings.cluster.name, trusted).await?;
-        let host = Self { settings, keys, catalog, path: settings::search_path() };
+        let host = Self { config: config.into(), settings, keys, catalog, path: settings::search_path() };
         scratch::sweep(&host.scratch_directory()).map_err(|error| {
             Failure::new("empty the scratch directory", ExitCode::Failed, error.to_string())
         })?;
@@ -144,12 +147,14 @@ impl Host {
         clusters
     }
 
-    /// Opens the ledger.
+    /// Opens the ledger, whose audit log hears of new settings.
     ///
     /// # Errors
     /// [`Failure`] when it is damaged or of a newer version.
     pub async fn ledger(&self) -> Result<Ledger, Failure> {
-        ledger_of(&self.settings).await
+        let ledger = ledger_of(&self.settings).await?;
+        audit::note_settings(&ledger, &self.config).await?;
+        Ok(ledger)
     }
 }
 

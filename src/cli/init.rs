@@ -7,10 +7,10 @@ use age::x25519::Recipient;
 use clap::Args;
 use serde_json::json;
 
-use super::host::{key_paths, load_settings, open_store};
+use super::host::{key_paths, ledger_of, load_settings, open_store};
 use super::privileges::Inputs;
 use super::report::{ExitCode, Failure, Report};
-use super::{Global, clock};
+use super::{Global, audit, clock};
 use crate::catalog::{Catalog, CatalogError};
 use crate::keys::kit::{KitFacts, recovery_kit};
 use crate::keys::{HostKeys, parse_recipient};
@@ -77,6 +77,10 @@ pub async fn run(global: &Global, args: InitArgs, inputs: Inputs) -> Result<Repo
         Catalog::create(store.as_ref(), &record, signing).await.map_err(not_created)?;
         record
     };
+    let ledger = ledger_of(&settings).await?;
+    audit::note_settings(&ledger, &global.config).await?;
+    let action = if args.takeover { "takeover" } else { "init" };
+    audit::note(&ledger, action, (None, Some(&record.repository)), "done").await?;
     report(&settings, &keys, &record)
 }
 

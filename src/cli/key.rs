@@ -12,7 +12,7 @@ use super::list::notice_rejected;
 use super::privileges::Inputs;
 use super::report::{ExitCode, Failure, Report};
 use super::table::{Align, table};
-use super::{Global, opener_of};
+use super::{Global, audit, opener_of};
 use crate::catalog::{Entry, Listing};
 use crate::jobs::JobError;
 use crate::jobs::load::Source;
@@ -147,8 +147,15 @@ async fn drill(host: &Host, listing: &Listing, inputs: &Inputs) -> Result<Report
     let opener = opener
         .ok_or(JobError::NoIdentity { action: "open the newest snapshots" })
         .map_err(Failure::of("key drill"))?;
-    let mut drilled = Vec::new();
+    let (ledger, mut drilled) = (host.ledger().await?, Vec::new());
     for (database, entry) in newest(listing) {
+        audit::note(
+            &ledger,
+            audit::KEY_USE,
+            (Some(database), Some(entry.manifest.id.as_str())),
+            "in a drill",
+        )
+        .await?;
         drilled.push(open_one(host, database, entry, &opener).await);
     }
     if drilled.is_empty() {

@@ -14,7 +14,7 @@ use super::host::Host;
 use super::privileges::Inputs;
 use super::progress::shown_in_lines;
 use super::report::{ExitCode, Failure, Report, print_notice};
-use super::{Global, clock};
+use super::{Global, audit, clock};
 use crate::jobs::migrate::facts::Rehearsal;
 use crate::jobs::migrate::{self, Request, Stop, Walked};
 use crate::jobs::restore::recover;
@@ -82,6 +82,7 @@ pub async fn run(global: &Global, args: MigrateArgs, inputs: Inputs, stop: Stop)
         )));
     }
     let told = RunReport::read(&ledger, &id).await?;
+    audit::note_run(&ledger, "migrate", &told.run).await?;
     if let Some(path) = &args.junit {
         ci::write_junit(path, &told);
     }

@@ -5,8 +5,8 @@ use serde_json::json;
 
 use super::host::Host;
 use super::report::{Failure, Report};
-use super::{Global, clock, selector};
-use crate::catalog::{Pin, Selector};
+use super::{Global, audit, clock, selector};
+use crate::catalog::{Entry, Pin, Selector};
 use crate::ledger::lock::{LockName, StateLock};
 
 /// Options of `belay pin`.
@@ -49,6 +49,7 @@ pub async fn pin(global: &Global, args: PinArgs) -> Result<Report, Failure> {
     let text =
         if entry.pin.is_some() { format!("{id} was pinned already\n") } else { format!("pinned {id}\n") };
     host.catalog.pin(&entry.home, &pin).await.map_err(Failure::of("pin"))?;
+    note(&host, "pin", entry, &pin.reason).await?;
     Ok(Report::new("pin", text, &json!({ "id": id, "pinned": true, "at": pin.at, "reason": pin.reason })))
 }
 
@@ -66,7 +67,13 @@ pub async fn unpin(global: &Global, args: UnpinArgs) -> Result<Report, Failure> 
     let text =
         if entry.pin.is_some() { format!("unpinned {id}\n") } else { format!("{id} was not pinned\n") };
     host.catalog.unpin(&entry.home).await.map_err(Failure::of("unpin"))?;
+    note(&host, "unpin", entry, "done").await?;
     Ok(Report::new("unpin", text, &json!({ "id": id, "pinned": false })))
+}
+
+async fn note(host: &Host, action: &str, entry: &Entry, outcome: &str) -> Result<(), Failure> {
+    let about = (Some(entry.manifest.database.as_str()), Some(entry.manifest.id.as_str()));
+    audit::note(&host.ledger().await?, action, about, outcome).await
 }
 
 /// A sweep that has begun has judged already, and would remove what is pinned now.

@@ -16,7 +16,7 @@ use super::privileges::Inputs;
 use super::progress::shown;
 use super::report::{ExitCode, Failure, Report, bytes_text, duration_text};
 use super::standalone::{Standalone, StandaloneArgs};
-use super::{Global, clock, opener_of, selector};
+use super::{Global, audit, clock, opener_of, selector};
 use crate::catalog::{Catalog, Entry, Selector};
 use crate::jobs::load::{RestoreErrors, Source};
 use crate::jobs::prove::Proof;
@@ -217,6 +217,7 @@ impl Ground {
             progress: &progress,
         };
         let database = Some(self.database.connection.database.as_str());
+        audit::note(&ledger, audit::KEY_USE, (Some(name), Some(id)), "to restore").await?;
         super::recorded(&ledger, JobKind::Restore, database, title, |_| id.to_owned(), async {
             shown(global, title, &progress, work(&means)).await.map_err(Failure::of(title))
         })

@@ -10,12 +10,13 @@ use super::host::Host;
 use super::progress::shown;
 use super::report::{ExitCode, Failure, Report, bytes_text};
 use super::table::{Align, table};
-use super::{Global, clock};
+use super::{Global, audit, clock};
 use crate::jobs::Progress;
 use crate::jobs::retain::{self, Judged, Means, Mode, Retained};
-use crate::ledger::JobKind;
 use crate::ledger::lock::{LockName, StateLock};
+use crate::ledger::{JobKind, Ledger};
 use crate::rules::retention::Policy;
+use crate::settings::Connection;
 
 const TITLE: &str = "retain";
 
@@ -34,21 +35,24 @@ pub struct RetainArgs {
 pub async fn run(global: &Global, args: RetainArgs) -> Result<Report, Failure> {
     let host = Host::open(&global.config).await?;
     let ledger = host.ledger().await?;
-    let (progress, clusters) = (Arc::new(Progress::default()), host.clusters());
-    let means = Means {
-        catalog: &host.catalog,
-        ledger: &ledger,
-        clusters: &clusters,
-        policy: policy(&host),
-        litter_grace: host.settings.retention.litter_grace,
-        progress: &progress,
-    };
-    if args.dry_run {
-        let work = Box::pin(retain::retain(&means, Mode::DryRun, clock::now()));
-        let retained = shown(global, TITLE, &progress, work).await.map_err(Failure::of(TITLE))?;
-        return Ok(report(&retained, Mode::DryRun));
+    if !args.dry_run {
+        resume_open_runs(global, &host, &ledger).await?;
+        let retained = carry_out(global, &host, &ledger).await?;
+        return Ok(report(&retained, Mode::CarryOut));
     }
-    resume_open_runs(global, &host, &ledger).await?;
+    let clusters = host.clusters();
+    let progress = Arc::new(Progress::default());
+    let means = means(&host, &ledger, &clusters, &progress);
+    let work = Box::pin(retain::retain(&means, Mode::DryRun, clock::now()));
+    let retained = shown(global, TITLE, &progress, work).await.map_err(Failure::of(TITLE))?;
+    Ok(report(&retained, Mode::DryRun))
+}
+
+/// Carries out the policy under its lock, and records that in the ledger.
+///
+/// # Errors
+/// [`Failure`]; with [`ExitCode::Busy`] while a snapshot or a verification runs.
+pub async fn carry_out(global: &Global, host: &Host, ledger: &Ledger) -> Result<Retained, Failure> {
     // A snapshot in flight refers to chunks that no manifest names yet.
     let state = &host.settings.state.directory;
     let _repository = StateLock::exclusive(state, &LockName::repository()).map_err(Failure::of(TITLE))?;
@@ -56,13 +60,39 @@ pub async fn run(global: &Global, args: RetainArgs) -> Result<Report, Failure> {
     let signing = signing
         .ok_or_else(|| Failure::new(TITLE, ExitCode::Usage, "there is no signing key on this host"))?;
     host.catalog.check_writer(signing).map_err(Failure::of(TITLE))?;
+    let clusters = host.clusters();
+    let progress = Arc::new(Progress::default());
+    let means = means(host, ledger, &clusters, &progress);
     let subject = |retained: &Retained| format!("{} removed", retained.removed.len());
-    let retained = super::recorded(&ledger, JobKind::Retain, None, TITLE, subject, async {
+    let retained = super::recorded(ledger, JobKind::Retain, None, TITLE, subject, async {
         let work = Box::pin(retain::retain(&means, Mode::CarryOut, clock::now()));
         shown(global, TITLE, &progress, work).await.map_err(Failure::of(TITLE))
     })
     .await?;
-    Ok(report(&retained, Mode::CarryOut))
+    for Judged { id, database, reason } in &retained.removed {
+        audit::note(ledger, "remove", (Some(database), Some(id.as_str())), reason).await?;
+    }
+    for database in &retained.databases_dropped {
+        audit::note(ledger, "drop", (Some(database), None), "it was kept long enough").await?;
+    }
+    audit::store_head_daily(host, ledger).await?;
+    Ok(retained)
+}
+
+fn means<'a>(
+    host: &'a Host,
+    ledger: &'a Ledger,
+    clusters: &'a [Connection],
+    progress: &'a Arc<Progress>,
+) -> Means<'a> {
+    Means {
+        catalog: &host.catalog,
+        ledger,
+        clusters,
+        policy: policy(host),
+        litter_grace: host.settings.retention.litter_grace,
+        progress,
+    }
 }
 
 /// The policy of the settings.

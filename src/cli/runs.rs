@@ -10,7 +10,7 @@ use super::migrate::report::RunReport;
 use super::progress::shown_in_lines;
 use super::report::{ExitCode, Failure, Report, duration_text, time_text};
 use super::table::{Align, table};
-use super::{Global, clock};
+use super::{Global, audit, clock};
 use crate::catalog::{CatalogError, Entry};
 use crate::jobs::migrate::facts::{FailedRelease, Loss};
 use crate::jobs::migrate::{self, Resolution, Walked};
@@ -194,6 +194,7 @@ async fn resolve(
         return Err(Failure::of(&title)(error));
     }
     let told = RunReport::read(ledger, &args.run).await?;
+    audit::note_run(ledger, "resolve", &told.run).await?;
     if told.run.position.phase == Phase::Done {
         unpin(host, &told).await.map_err(Failure::of(&title))?;
     }

@@ -63,7 +63,11 @@ pub async fn run(global: &Global, args: SnapshotArgs) -> Result<Report, Failure>
     Err(first)
 }
 
-async fn take_one(
+/// Takes one snapshot under its locks, and records that in the ledger.
+///
+/// # Errors
+/// [`Failure`]; with [`ExitCode::Busy`] when another job of the database, or a sweep, runs.
+pub async fn take_one(
     global: &Global,
     host: &Host,
     ledger: &Ledger,
@@ -75,32 +79,26 @@ async fn take_one(
         .map_err(Failure::of(&title))?;
     // A sweep of unreferenced chunks must not run while chunks are stored that no manifest names yet.
     let _repository = StateLock::shared(state, &LockName::repository()).map_err(Failure::of(&title))?;
-    recover::settle(ledger, &database.connection).await.map_err(Failure::of(&title))?;
-    let signing = host.keys.signing.as_ref();
-    let signing = signing
-        .ok_or_else(|| Failure::new(&title, ExitCode::Usage, "there is no signing key on this host"))?;
-    let (sealer, progress) = (host.sealer()?, Arc::new(Progress::default()));
-    let means = snapshot::Means {
-        catalog: &host.catalog,
-        sealer: &sealer,
-        signing,
-        chunk_key: &host.keys.chunk_key,
-        bin_directory: host.settings.cluster.bin_directory.as_deref(),
-        path: &host.path,
-        progress: &progress,
-    };
     let name = database.connection.database.clone();
-    super::recorded(
-        ledger,
-        JobKind::Snapshot,
-        Some(&name),
-        &title,
-        |taken: &Taken| taken.manifest.id.to_string(),
-        async {
-            let work = Box::pin(snapshot::take(&means, database, rand::random(), clock::now));
-            shown(global, &title, &progress, work).await.map_err(Failure::of(&title))
-        },
-    )
+    let subject = |taken: &Taken| taken.manifest.id.to_string();
+    super::recorded(ledger, JobKind::Snapshot, Some(&name), &title, subject, async {
+        recover::settle(ledger, &database.connection).await.map_err(Failure::of(&title))?;
+        let signing = host.keys.signing.as_ref();
+        let signing = signing
+            .ok_or_else(|| Failure::new(&title, ExitCode::Usage, "there is no signing key on this host"))?;
+        let (sealer, progress) = (host.sealer()?, Arc::new(Progress::default()));
+        let means = snapshot::Means {
+            catalog: &host.catalog,
+            sealer: &sealer,
+            signing,
+            chunk_key: &host.keys.chunk_key,
+            bin_directory: host.settings.cluster.bin_directory.as_deref(),
+            path: &host.path,
+            progress: &progress,
+        };
+        let work = Box::pin(snapshot::take(&means, database, rand::random(), clock::now));
+        shown(global, &title, &progress, work).await.map_err(Failure::of(&title))
+    })
     .await
 }
 

@@ -1,6 +1,7 @@
 //! `belay status`: what is fresh, verified, running and failing, on one screen.
 
 mod attention;
+mod scheduled;
 
 use std::collections::BTreeSet;
 
@@ -12,6 +13,7 @@ use self::attention::{
     FailedSnapshot, JOBS_LOOKED_AT, Kept, LastFailure, Running, databases_kept, failed_lines,
     failed_snapshots, last_failure, running,
 };
+use self::scheduled::{Scheduled, is_daemon_running, scheduled};
 use super::host::Host;
 use super::list::notice_rejected;
 use super::report::{Failure, Report, age_text, bytes_text, duration_text, print_notice};
@@ -25,6 +27,7 @@ use crate::rules::gate::Phase;
 use crate::rules::layout::SnapshotId;
 use crate::rules::manifest::Depth;
 use crate::rules::retention;
+use crate::settings::DatabaseSettings;
 
 /// How far back in the ledger an unfinished migration is looked for.
 const RUNS_LOOKED_AT: u32 = 100;
@@ -43,6 +46,8 @@ struct Status {
     databases_kept: Vec<Kept>,
     running: Vec<Running>,
     unfinished_runs: Vec<UnfinishedRun>,
+    scheduled: Vec<Scheduled>,
+    daemon_running: bool,
 }
 
 /// A gated migration that is not over: it runs, its process died, or it waits for an operator.
@@ -84,7 +89,8 @@ pub async fn run(global: &Global, _args: StatusArgs) -> Result<Report, Failure> 
     let listing = host.catalog.list().await.map_err(Failure::of("status"))?;
     notice_rejected(&listing);
     let mut databases = Vec::new();
-    for name in names(&host, &ledger, &listing).await {
+    let meant = meant(&host, &ledger).await;
+    for name in names(&meant, &listing) {
         databases.push(status_of(&name, &host, &listing, &ledger, now).await?);
     }
     let runs = ledger.recent_runs(None, RUNS_LOOKED_AT).await.map_err(Failure::of("status"))?;
@@ -97,6 +103,8 @@ pub async fn run(global: &Global, _args: StatusArgs) -> Result<Report, Failure> 
         databases_kept: databases_kept(&ledger, &host.clusters()).await?,
         running: running(&ledger).await?,
         unfinished_runs: runs.into_iter().filter(is_unfinished).map(unfinished).collect(),
+        scheduled: scheduled(&host.settings, &meant, &listing, &ledger, now).await?,
+        daemon_running: is_daemon_running(&host.settings),
     };
     Ok(Report::new("status", text(&status, now), &status))
 }
@@ -115,17 +123,21 @@ fn unfinished(run: GateRun) -> UnfinishedRun {
     }
 }
 
-/// The databases of the settings and those that have snapshots.
-async fn names(host: &Host, ledger: &Ledger, listing: &Listing) -> BTreeSet<String> {
-    let of_settings = match host.databases(ledger).await {
+/// The databases that the settings mean; those they name, when the cluster does not answer.
+async fn meant(host: &Host, ledger: &Ledger) -> Vec<DatabaseSettings> {
+    match host.databases(ledger).await {
         Ok(databases) => databases,
         Err(failure) => {
             print_notice(&format!("{}: {}", failure.action, failure.chain()));
             host.settings.databases.values().cloned().collect()
         }
-    };
+    }
+}
+
+/// Those databases, and those that have snapshots.
+fn names(meant: &[DatabaseSettings], listing: &Listing) -> BTreeSet<String> {
     let in_catalog = listing.entries.iter().map(|entry| entry.manifest.database.clone());
-    of_settings.into_iter().map(|database| database.connection.database).chain(in_catalog).collect()
+    meant.iter().map(|database| database.connection.database.clone()).chain(in_catalog).collect()
 }
 
 async fn status_of(
@@ -195,6 +207,7 @@ fn text(status: &Status, now: DateTime<Utc>) -> String {
         text.push_str(&format!("migration     run {} of {} {what}\n", run.run, run.database));
     }
     text.extend(status.databases_kept.iter().map(Kept::line));
+    text.push_str(&scheduled::text(&status.scheduled, status.daemon_running, now));
     text
 }
 

@@ -10,13 +10,15 @@ use super::host::Host;
 use super::privileges::Inputs;
 use super::progress::shown;
 use super::report::{ExitCode, Failure, Report, duration_text, print_notice};
-use super::{Global, clock, opener_of, selector};
+use super::{Global, audit, clock, opener_of, selector};
 use crate::catalog::{CatalogError, Selector};
 use crate::jobs::Progress;
 use crate::jobs::verify::{self, Recording, Verified};
-use crate::ledger::JobKind;
 use crate::ledger::lock::{LockName, StateLock};
+use crate::ledger::{JobKind, Ledger};
+use crate::rules::layout::SnapshotId;
 use crate::rules::manifest::{Depth, Verification};
+use crate::seal::Opener;
 use crate::store::StoreError;
 
 /// Options of `belay verify`.
@@ -68,20 +70,58 @@ pub async fn run(global: &Global, args: VerifyArgs, inputs: Inputs) -> Result<Re
     let opener = opener_of(&inputs)?.or_else(|| host.opener());
     let ledger = host.ledger().await?;
     resume_open_runs(global, &host, &ledger).await?;
+    let database = args.database.as_deref().map(|name| host.database(name)).transpose()?;
+    let wanted = Wanted {
+        database: database.as_ref().map(|database| database.connection.database.as_str()),
+        snapshot: &args.snapshot,
+        depth: args.depth.map_or(host.settings.verify.depth, Depth::from),
+        opener: opener.as_ref(),
+    };
+    let verified = verify_wanted(global, &host, &ledger, &wanted).await?;
+    Ok(report(&title_of(&verified.record.id), verified))
+}
+
+/// Which snapshot is verified, how deep, and what opens it.
+pub struct Wanted<'a> {
+    /// Looked for among the snapshots of this database, or of all.
+    pub database: Option<&'a str>,
+    /// The snapshot.
+    pub snapshot: &'a Selector,
+    /// How deep.
+    pub depth: Depth,
+    /// What opens it; without, only the bytes in the store are read.
+    pub opener: Option<&'a Opener>,
+}
+
+fn title_of(id: &SnapshotId) -> String {
+    format!("verify {id}")
+}
+
+/// Verifies one snapshot under its lock, and records that in the ledger.
+///
+/// # Errors
+/// [`Failure`] when it could not be verified; with [`ExitCode::Busy`] while a sweep runs.
+pub async fn verify_wanted(
+    global: &Global,
+    host: &Host,
+    ledger: &Ledger,
+    wanted: &Wanted<'_>,
+) -> Result<Verified, Failure> {
     // What is verified must not be removed meanwhile: it would look damaged.
     let _repository = StateLock::shared(&host.settings.state.directory, &LockName::repository())
         .map_err(Failure::of("verify"))?;
     let listing = host.catalog.list().await.map_err(Failure::of("verify"))?;
-    let database = args.database.as_deref().map(|name| host.database(name)).transpose()?;
-    let entry = listing
-        .select(database.as_ref().map(|database| database.connection.database.as_str()), &args.snapshot)
-        .map_err(Failure::of("verify"))?;
-    let depth = args.depth.map_or(host.settings.verify.depth, Depth::from);
+    let entry = listing.select(wanted.database, wanted.snapshot).map_err(Failure::of("verify"))?;
+    let title = title_of(&entry.manifest.id);
+    if wanted.opener.is_some() && wanted.depth != Depth::Stored {
+        let about = (Some(entry.manifest.database.as_str()), Some(entry.manifest.id.as_str()));
+        audit::note(ledger, audit::KEY_USE, about, "to verify").await?;
+    }
     let progress = Arc::new(Progress::default());
     let scratch_directory = host.scratch_directory();
     let means = verify::Means {
         catalog: &host.catalog,
-        opener: opener.as_ref(),
+        opener: wanted.opener,
         signing: host.keys.signing.as_ref(),
         bin_directory: host.settings.cluster.bin_directory.as_deref(),
         path: &host.path,
@@ -90,21 +130,13 @@ pub async fn run(global: &Global, args: VerifyArgs, inputs: Inputs) -> Result<Re
         stall_timeout: host.settings.cluster_database(&entry.manifest.database).stall_timeout,
         progress: &progress,
     };
-    let title = format!("verify {}", entry.manifest.id);
     let name = entry.manifest.database.clone();
-    let verified = super::recorded(
-        &ledger,
-        JobKind::Verify,
-        Some(&name),
-        &title,
-        |v: &Verified| v.record.id.to_string(),
-        async {
-            let work = Box::pin(verify::verify(&means, entry, depth, clock::now));
-            shown(global, &title, &progress, work).await.map_err(Failure::of(&title))
-        },
-    )
-    .await?;
-    Ok(report(&title, verified))
+    let subject = |verified: &Verified| verified.record.id.to_string();
+    super::recorded(ledger, JobKind::Verify, Some(&name), &title, subject, async {
+        let work = Box::pin(verify::verify(&means, entry, wanted.depth, clock::now));
+        shown(global, &title, &progress, work).await.map_err(Failure::of(&title))
+    })
+    .await
 }
 
 fn report(title: &str, verified: Verified) -> Report {

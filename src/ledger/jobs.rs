@@ -8,7 +8,7 @@ use sqlx::sqlite::SqliteRow;
 use super::{Ledger, LedgerError, ProcessMark, time_text};
 
 /// What a job does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum JobKind {
     /// Takes a snapshot.
     Snapshot,
@@ -193,6 +193,28 @@ impl Ledger {
             .fetch_all(&self.pool)
             .await
             .map_err(self.failed("list jobs"))?;
+        rows.iter().map(|row| self.job_run(row)).collect()
+    }
+
+    /// Lists the jobs of this kind begun last, newest first; `database` `None` means jobs about all
+    /// databases.
+    ///
+    /// # Errors
+    /// [`LedgerError::Query`], [`LedgerError::Corrupt`], [`LedgerError::Value`].
+    pub async fn jobs_of(
+        &self,
+        kind: JobKind,
+        database: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<JobRun>, LedgerError> {
+        let select = "SELECT * FROM job_runs WHERE kind = ? AND database IS ? ORDER BY id DESC LIMIT ?";
+        let rows = sqlx::query(select)
+            .bind(kind.as_str())
+            .bind(database)
+            .bind(i64::from(limit))
+            .fetch_all(&self.pool)
+            .await
+            .map_err(self.failed("list jobs of a kind"))?;
         rows.iter().map(|row| self.job_run(row)).collect()
     }
 

@@ -60,6 +60,11 @@ impl LockName {
         Self("repository".into())
     }
 
+    /// The daemon of a state directory.
+    pub fn daemon() -> Self {
+        Self("daemon".into())
+    }
+
     fn file_name(&self) -> String {
         format!("{}.lock", encode_segment(&self.0))
     }

@@ -34,9 +34,20 @@ impl Digest256 {
         Self(Sha256::digest(bytes).into())
     }
 
+    /// Zeros, which stand where there is nothing to digest.
+    pub fn zero() -> Self {
+        Self([0; 32])
+    }
+
     /// The digest's bytes.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
+    }
+}
+
+impl From<[u8; 32]> for Digest256 {
+    fn from(bytes: [u8; 32]) -> Self {
+        Self(bytes)
     }
 }
 

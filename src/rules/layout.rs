@@ -209,6 +209,17 @@ pub fn chunks_prefix(cluster: &str) -> String {
     format!("{cluster}/chunks/")
 }
 
+/// The prefix of all heads of the audit logs of `cluster`.
+pub fn audit_prefix(cluster: &str) -> String {
+    format!("{cluster}/audit/")
+}
+
+/// The key of the head of the log `chain` (the hash of its first row) at row `number`.
+pub fn audit_head_key(cluster: &str, chain: &str, number: u64) -> ObjectKey {
+    let chain = chain.get(..16).unwrap_or(chain);
+    ObjectKey(format!("{cluster}/audit/{chain}-{number:012}.json"))
+}
+
 const CHUNK_SUFFIX: &str = ".copy.gz.age";
 
 /// The key of the chunk object called `name` (see [`super::manifest::ChunkRecord`]).

@@ -79,6 +79,16 @@ fn overlay(layers: Vec<Layer>, file: &Path) -> Result<Map<String, Value>, Settin
     merged.map_err(|error| SettingsError::NotToml { path: file.into(), complaint: error.to_string() })
 }
 
+/// The settings file and what lies beside it in `conf.d`, in the order in which they are read.
+///
+/// # Errors
+/// [`SettingsError::Unreadable`] for `conf.d`.
+pub fn files(file: &Path) -> Result<Vec<PathBuf>, SettingsError> {
+    let mut all = vec![file.to_owned()];
+    all.extend(beside(file)?);
+    Ok(all)
+}
+
 /// `conf.d/*.toml` beside `file`, sorted by name.
 fn beside(file: &Path) -> Result<Vec<PathBuf>, SettingsError> {
     let folder = file.with_file_name("conf.d");

@@ -6,9 +6,11 @@
     reason = "a test that panics has failed, as it should"
 )]
 
+mod audit;
 mod bad_input;
 mod chunks;
 mod consistency;
+mod daemon;
 mod death;
 mod escape_hatch;
 mod fences;

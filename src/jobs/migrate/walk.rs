@@ -285,8 +285,9 @@ impl<'a> Walk<'a> {
 
 /// Waits for a stop, for ever if none comes.
 pub(super) async fn stopped(stop: &mut Stop) -> Verdict {
-    match stop.wait_for(Option::is_some).await {
-        Ok(verdict) => verdict.unwrap_or(Verdict::Interrupted),
+    let told = stop.wait_for(Option::is_some).await.map(|verdict| verdict.unwrap_or(Verdict::Interrupted));
+    match told {
+        Ok(verdict) => verdict,
         Err(_) => std::future::pending().await,
     }
 }

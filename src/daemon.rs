@@ -1,0 +1,278 @@
+//! `belay serve`: does on schedule what an operator would do by hand, with the same verbs.
+//!
+//! Comes in: settings and signals. Goes out: jobs, each begun when `jobs::due` says so, under the
+//! locks that the command line takes, and signs of life for systemd. A knock only wakes it: what
+//! is due is decided from catalog and ledger every time, so that nothing is lost by sleeping.
+
+mod errand;
+mod service;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
+use tokio::task::{Id, JoinError, JoinSet};
+use tokio::time::Instant;
+use tokio_cron_scheduler::{Job, JobScheduler};
+use tokio_util::sync::CancellationToken;
+
+use self::errand::{Done, Errand, Ground, Outcome, Survey};
+use crate::cli::host::Host;
+use crate::cli::report::{ExitCode, Failure, Report};
+use crate::cli::{Global, audit, clock};
+use crate::jobs::due::{self, Work};
+use crate::jobs::migrate::Stop;
+use crate::ledger::lock::{LockName, StateLock};
+use crate::ledger::{GateRun, JobKind, Ledger};
+use crate::rules::schedule::Due;
+
+const TITLE: &str = "serve";
+/// When it is asked what is due.
+const KNOCKS: &str = "*/5 * * * * *";
+/// Catalog and cluster may change without us: they are asked anew after this time at the latest.
+const SURVEY_AGE: Duration = Duration::from_secs(600);
+/// How long work waits whose lock another process holds.
+const BUSY_PAUSE: Duration = Duration::from_secs(30);
+/// How long a survey waits that failed, and a migration that could not be gone on with.
+const FAILED_PAUSE: Duration = Duration::from_secs(60);
+
+/// Runs until it is told to stop.
+///
+/// # Errors
+/// [`Failure`] when the installation does not open, or another daemon has its state directory.
+pub async fn serve(global: Global, stop: Stop) -> Result<Report, Failure> {
+    let host = Host::open(&global.config).await?;
+    let state = host.settings.state.directory.clone();
+    let _lock = StateLock::exclusive(&state, &LockName::daemon()).map_err(Failure::of(TITLE))?;
+    let ledger = host.ledger().await?.for_daemon();
+    audit::note(&ledger, TITLE, (None, None), "started").await?;
+    let global = Global { quiet: true, json: false, ..global };
+    let daemon = Daemon {
+        ground: Arc::new(Ground { global, host, ledger }),
+        errands: JoinSet::new(),
+        running: BTreeMap::new(),
+        cut: CancellationToken::new(),
+        survey: None,
+        changes: 0,
+        not_before: BTreeMap::new(),
+    };
+    daemon.run(stop).await
+}
+
+/// The daemon while it runs.
+struct Daemon {
+    ground: Arc<Ground>,
+    errands: JoinSet<Done>,
+    running: BTreeMap<Id, Errand>,
+    /// Cuts every errand short, at a safe place.
+    cut: CancellationToken,
+    survey: Option<Survey>,
+    /// How often something ended that may have changed the catalog.
+    changes: u64,
+    not_before: BTreeMap<Errand, Instant>,
+}
+
+impl Daemon {
+    async fn run(mut self, mut stop: Stop) -> Result<Report, Failure> {
+        let listen = |kind| signal(kind).map_err(|error| start_failure(&error));
+        let mut hangup = listen(SignalKind::hangup())?;
+        let knock = Arc::new(Notify::new());
+        let mut scheduler = knocking(&knock).await.map_err(|error| start_failure(&error))?;
+        service::ready();
+        tracing::info!(settings = %self.ground.global.config.display(), "serving");
+        loop {
+            self.begin_what_is_due().await;
+            service::is_alive(&self.occupation());
+            tokio::select! {
+                () = knock.notified() => {}
+                Some(ended) = self.errands.join_next_with_id() => self.note_end(ended)?,
+                _ = hangup.recv() => self.begin(Errand::Reload),
+                told = stop.wait_for(Option::is_some) => {
+                    tracing::info!(told = told.is_ok(), "stopping");
+                    break;
+                }
+            }
+        }
+        service::stopping();
+        // Its own end is of no interest any more: nothing is begun from here on.
+        let _ = scheduler.shutdown().await;
+        let ledger = self.ground.ledger.clone();
+        self.come_to_an_end(stop).await;
+        audit::note(&ledger, TITLE, (None, None), "stopped").await?;
+        Ok(Report::new(TITLE, "", &serde_json::json!({})))
+    }
+
+    /// Lets what runs end by itself for a while; what is dropped then has published nothing half.
+    async fn come_to_an_end(mut self, mut stop: Stop) {
+        stop.mark_unchanged();
+        let grace = self.ground.host.settings.daemon.stop_grace;
+        tokio::select! {
+            () = async { while self.errands.join_next().await.is_some() {} } => {}
+            () = tokio::time::sleep(grace) => tracing::warn!("jobs are cut short: they took longer than stop_grace"),
+            _ = stop.changed() => tracing::warn!("jobs are cut short: told to stop again"),
+        }
+        self.cut.cancel();
+        while self.errands.join_next().await.is_some() {}
+    }
+
+    async fn begin_what_is_due(&mut self) {
+        if self.is_survey_wanted() {
+            self.begin(Errand::Survey { change: self.changes });
+        }
+        match self.ground.ledger.open_runs().await {
+            Ok(open) if open.iter().any(|run| is_abandoned(run, &self.ground.ledger)) => {
+                self.begin(Errand::Resume)
+            }
+            Ok(_) => {}
+            Err(error) => tracing::error!(error = %error, "the ledger does not answer"),
+        }
+        for work in self.work_due().await {
+            if self.may_begin(&work) {
+                self.begin(Errand::Work(work));
+            } else if work.kind == JobKind::Retain {
+                // It needs the repository for itself: what is due later must not keep it from that.
+                break;
+            }
+        }
+    }
+
+    fn is_survey_wanted(&self) -> bool {
+        let is_current = self.survey.as_ref().is_some_and(|survey| survey.at.elapsed() < SURVEY_AGE);
+        !is_current && !self.running.values().any(|errand| matches!(errand, Errand::Survey { .. }))
+    }
+
+    /// What is due now, what waits longest first; nothing while the catalog is not known.
+    async fn work_due(&self) -> Vec<Work> {
+        let Some(survey) = &self.survey else { return Vec::new() };
+        let Ground { host, ledger, .. } = &*self.ground;
+        let (databases, listing, now) = (&survey.databases, &survey.listing, clock::now());
+        let standings = match due::standings(&host.settings, databases, listing, ledger, now).await {
+            Ok(standings) => standings,
+            Err(error) => {
+                tracing::error!(error = %error, "the ledger does not answer");
+                return Vec::new();
+            }
+        };
+        let mut due: Vec<_> = standings
+            .into_iter()
+            .filter_map(|standing| match standing.due {
+                Due::Now { since, .. } => Some((since, standing.work)),
+                _ => None,
+            })
+            .collect();
+        due.sort();
+        due.into_iter()
+            .map(|(_, work)| work)
+            .filter(|work| self.has_waited(&Errand::Work(work.clone())))
+            .collect()
+    }
+
+    /// Whether work that is due has room beside what runs.
+    fn may_begin(&self, work: &Work) -> bool {
+        let running: Vec<&Work> = self.running.values().filter_map(Errand::work).collect();
+        if work.kind == JobKind::Retain {
+            return running.is_empty();
+        }
+        running.len() < self.ground.host.settings.daemon.jobs
+            && running.iter().all(|other| other.kind != JobKind::Retain && other.database != work.database)
+    }
+
+    fn is_running(&self, errand: &Errand) -> bool {
+        self.running.values().any(|running| running == errand)
+    }
+
+    fn has_waited(&self, errand: &Errand) -> bool {
+        self.not_before.get(errand).is_none_or(|at| *at <= Instant::now())
+    }
+
+    fn begin(&mut self, errand: Errand) {
+        if self.is_running(&errand) || !self.has_waited(&errand) {
+            return;
+        }
+        let (ground, chosen, cut) = (Arc::clone(&self.ground), errand.clone(), self.cut.clone());
+        let runtime = Handle::current();
+        // A thread of its own: what digests rows for minutes must not keep the loop from its rounds.
+        let work = move || runtime.block_on(errand::run_until_cut(ground, chosen, cut));
+        let task = self.errands.spawn_blocking(work);
+        self.running.insert(task.id(), errand);
+    }
+
+    /// Takes in what an errand brought.
+    ///
+    /// # Errors
+    /// [`Failure`] when it panicked: what it held is not known any more, and a new process finds out.
+    fn note_end(&mut self, ended: Result<(Id, Done), JoinError>) -> Result<(), Failure> {
+        let (id, done) = ended.map_err(|error| start_failure(&error))?;
+        let Some(errand) = self.running.remove(&id) else { return Ok(()) };
+        if let Errand::Work(_) | Errand::Resume = errand {
+            self.changes += 1;
+            self.survey = None;
+        }
+        if errand == Errand::Resume {
+            // What could not be gone on with now has its reasons: a lock, a server that is away.
+            self.not_before.insert(Errand::Resume, Instant::now() + FAILED_PAUSE);
+        }
+        match done {
+            Ok(Outcome::Surveyed(survey)) if survey.change == self.changes => self.survey = Some(survey),
+            Ok(Outcome::Reloaded(host)) => self.take_over(*host),
+            Ok(_) => {}
+            Err(failure) => self.note_failure(errand, &failure),
+        }
+        Ok(())
+    }
+
+    fn note_failure(&mut self, errand: Errand, failure: &Failure) {
+        let pause = if failure.code == ExitCode::Busy {
+            tracing::info!(errand = %errand, reason = failure.chain(), "waits");
+            BUSY_PAUSE
+        } else {
+            tracing::error!(errand = %errand, error = failure.chain(), hint = failure.hint, "failed");
+            FAILED_PAUSE
+        };
+        // How long failed work waits is the schedule's business; the ledger knows of it.
+        if failure.code == ExitCode::Busy || matches!(errand, Errand::Survey { .. }) {
+            self.not_before.insert(errand, Instant::now() + pause);
+        }
+    }
+
+    fn take_over(&mut self, host: Host) {
+        let Ground { global, ledger, host: old } = &*self.ground;
+        if host.settings.state.directory != old.settings.state.directory {
+            tracing::error!(
+                "the state directory has changed: restart the service to use it; the old settings stay"
+            );
+            return;
+        }
+        self.ground = Arc::new(Ground { global: global.clone(), ledger: ledger.clone(), host });
+        self.survey = None;
+        self.changes += 1;
+        tracing::info!("the settings are read again");
+    }
+
+    /// What it does, in a line.
+    fn occupation(&self) -> String {
+        let working: Vec<String> = self.running.values().map(Errand::to_string).collect();
+        if working.is_empty() { "nothing is due".into() } else { working.join(", ") }
+    }
+}
+
+/// Whether nobody walks a run any more: its process died, or gave it up when its server was away.
+fn is_abandoned(run: &GateRun, ledger: &Ledger) -> bool {
+    !run.process.is_alive() || run.process == *ledger.process()
+}
+
+fn start_failure(error: &dyn std::error::Error) -> Failure {
+    Failure::new(TITLE, ExitCode::Failed, error.to_string())
+}
+
+/// Starts the knocks. They carry nothing: one that is missed is no loss.
+async fn knocking(knock: &Arc<Notify>) -> Result<JobScheduler, tokio_cron_scheduler::JobSchedulerError> {
+    let scheduler = JobScheduler::new().await?;
+    let knock = Arc::clone(knock);
+    scheduler.add(Job::new(KNOCKS, move |_, _| knock.notify_one())?).await?;
+    scheduler.start().await?;
+    Ok(scheduler)
+}

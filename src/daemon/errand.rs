@@ -1,0 +1,181 @@
+//! What the daemon does besides waiting, each as a task of its own.
+
+use std::fmt;
+use std::sync::Arc;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::catalog::{Listing, Selector};
+use crate::cli::gate::resume_open_runs;
+use crate::cli::host::Host;
+use crate::cli::report::{ExitCode, Failure};
+use crate::cli::verify::{Wanted, verify_wanted};
+use crate::cli::{Global, audit, retain, snapshot};
+use crate::jobs::due::Work;
+use crate::ledger::{JobKind, Ledger};
+use crate::settings::DatabaseSettings;
+
+/// What every errand is done with.
+pub struct Ground {
+    /// The options of the daemon's own command line.
+    pub global: Global,
+    /// The opened installation.
+    pub host: Host,
+    /// Its ledger.
+    pub ledger: Ledger,
+}
+
+/// Something to do.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Errand {
+    /// Asks catalog and cluster what there is; `change` counts what may have changed it before.
+    Survey { change: u64 },
+    /// Goes on with gated migrations whose process died.
+    Resume,
+    /// Opens the installation anew, by the settings as they are now.
+    Reload,
+    /// Does scheduled work.
+    Work(Work),
+}
+
+impl Errand {
+    /// The scheduled work, if it is that.
+    pub fn work(&self) -> Option<&Work> {
+        match self {
+            Self::Work(work) => Some(work),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Errand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Survey { .. } => f.write_str("reading the catalog"),
+            Self::Resume => f.write_str("resuming migrations"),
+            Self::Reload => f.write_str("reading the settings"),
+            Self::Work(Work { kind, database: Some(database) }) => write!(f, "{} {database}", kind.as_str()),
+            Self::Work(Work { kind, database: None }) => f.write_str(kind.as_str()),
+        }
+    }
+}
+
+/// What catalog and cluster have.
+pub struct Survey {
+    /// As in [`Errand::Survey`].
+    pub change: u64,
+    /// When it was made.
+    pub at: Instant,
+    /// The databases that the settings mean.
+    pub databases: Vec<DatabaseSettings>,
+    /// The snapshots.
+    pub listing: Listing,
+}
+
+/// What an errand brought.
+pub enum Outcome {
+    /// What there is.
+    Surveyed(Survey),
+    /// The installation by new settings.
+    Reloaded(Box<Host>),
+    /// Nothing but its traces in ledger and repository.
+    Finished,
+}
+
+/// How an errand ended.
+pub type Done = Result<Outcome, Failure>;
+
+/// Does an errand, or drops it where it is when it is cut short.
+pub async fn run_until_cut(ground: Arc<Ground>, errand: Errand, cut: CancellationToken) -> Done {
+    let action = errand.to_string();
+    match cut.run_until_cancelled(run(ground, errand)).await {
+        Some(done) => done,
+        None => Err(Failure::new(action, ExitCode::Terminated, "cut short; nothing half-done is listed")),
+    }
+}
+
+async fn run(ground: Arc<Ground>, errand: Errand) -> Done {
+    // On the heap, each by itself: together they are too much for a stack.
+    match errand {
+        Errand::Survey { change } => Box::pin(survey(&ground, change)).await.map(Outcome::Surveyed),
+        Errand::Resume => {
+            Box::pin(resume_open_runs(&ground.global, &ground.host, &ground.ledger)).await?;
+            Ok(Outcome::Finished)
+        }
+        Errand::Reload => {
+            let host = Box::pin(Host::open(&ground.global.config)).await?;
+            audit::note_settings(&ground.ledger, &ground.global.config).await?;
+            Ok(Outcome::Reloaded(Box::new(host)))
+        }
+        Errand::Work(work) => {
+            Box::pin(work_on(&ground, &work)).await?;
+            Ok(Outcome::Finished)
+        }
+    }
+}
+
+async fn survey(ground: &Ground, change: u64) -> Result<Survey, Failure> {
+    let Ground { host, ledger, .. } = ground;
+    host.settle_cluster(ledger).await?;
+    let databases = host.databases(ledger).await?;
+    let listing = host.catalog.list().await.map_err(Failure::of("read the catalog"))?;
+    for rejected in &listing.rejected {
+        tracing::warn!(snapshot = %rejected.home.id, reason = rejected.reason(), "a snapshot is not believed");
+    }
+    Ok(Survey { change, at: Instant::now(), databases, listing })
+}
+
+async fn work_on(ground: &Ground, work: &Work) -> Result<(), Failure> {
+    let Ground { global, host, ledger } = ground;
+    match (work.kind, &work.database) {
+        (JobKind::Snapshot, Some(name)) => {
+            let taken = snapshot::take_one(global, host, ledger, &host.database(name)?).await?;
+            let manifest = &taken.manifest;
+            tracing::info!(
+                job = "snapshot",
+                database = %name,
+                backup_id = %manifest.id,
+                rows = manifest.rows,
+                new_stored_bytes = taken.new_stored_bytes,
+                elapsed_ms = taken.elapsed_ms,
+                "taken"
+            );
+            taken.notes.iter().for_each(|note| tracing::warn!(database = %name, note, "left out"));
+        }
+        (JobKind::Verify, Some(name)) => verify(ground, name).await?,
+        (JobKind::Retain, _) => {
+            let retained = retain::carry_out(global, host, ledger).await?;
+            tracing::info!(
+                job = "retain",
+                removed = retained.removed.len(),
+                freed_bytes = retained.freed_bytes,
+                "done"
+            );
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+async fn verify(ground: &Ground, name: &str) -> Result<(), Failure> {
+    let Ground { global, host, ledger } = ground;
+    let opener = host.opener();
+    let wanted = Wanted {
+        database: Some(name),
+        snapshot: &Selector::Latest,
+        depth: host.settings.verify.depth,
+        opener: opener.as_ref(),
+    };
+    let verified = verify_wanted(global, host, ledger, &wanted).await?;
+    let record = &verified.record;
+    let (depth, elapsed_ms) = (record.depth.as_str(), record.elapsed_ms);
+    if record.is_ok {
+        tracing::info!(job = "verify", database = %name, backup_id = %record.id, depth, elapsed_ms, "verified");
+        return Ok(());
+    }
+    for problem in record.problems.iter().chain(&verified.differences) {
+        tracing::error!(job = "verify", database = %name, backup_id = %record.id, depth, problem, "not as it should be");
+    }
+    Ok(())
+}

@@ -1,0 +1,124 @@
+//! What the settings schedule, and which of it is due.
+//!
+//! Comes in: settings, the databases they mean, catalog and ledger. Goes out: for each piece of
+//! scheduled work when it last succeeded and when it is to begin. Begins nothing.
+
+use chrono::{DateTime, Utc};
+
+use crate::catalog::{Entry, Listing};
+use crate::ledger::{EndedAs, JobKind, JobOutcome, JobRun, Ledger, LedgerError};
+use crate::rules::schedule::{self, Due, Failure, Schedule};
+use crate::settings::{DatabaseSettings, Settings};
+
+/// How many of the jobs of one kind and database are looked at; more than are tried between two
+/// moments of a schedule.
+const JOBS_LOOKED_AT: u32 = 300;
+
+/// A piece of scheduled work.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Work {
+    /// What is done.
+    pub kind: JobKind,
+    /// To which database, by its name in PostgreSQL; `None` for the whole repository.
+    pub database: Option<String>,
+}
+
+/// Where a piece of scheduled work stands.
+#[derive(Debug, Clone)]
+pub struct Standing {
+    /// The work.
+    pub work: Work,
+    /// When it is done.
+    pub schedule: Schedule,
+    /// When it last succeeded, by when that began.
+    pub last: Option<DateTime<Utc>>,
+    /// Whether it is to begin.
+    pub due: Due,
+}
+
+/// Looks where everything stands that is scheduled for `databases`, snapshots first.
+///
+/// A verification of a database without snapshots is not scheduled.
+///
+/// # Errors
+/// What the ledger says.
+pub async fn standings(
+    settings: &Settings,
+    databases: &[DatabaseSettings],
+    listing: &Listing,
+    ledger: &Ledger,
+    now: DateTime<Utc>,
+) -> Result<Vec<Standing>, LedgerError> {
+    let look = Look { settings, ledger, now };
+    let mut all = Vec::new();
+    for database in databases {
+        let name = &database.connection.database;
+        let entries: Vec<&Entry> = listing.entries.iter().filter(|e| e.manifest.database == *name).collect();
+        let taken = entries.iter().map(|entry| entry.manifest.taken_at).collect();
+        all.extend(look.at(JobKind::Snapshot, Some(name), database.schedule.as_ref(), taken).await?);
+        if !entries.is_empty() {
+            let verified = look.verified(name, &entries).await?;
+            all.extend(
+                look.at(JobKind::Verify, Some(name), settings.verify.schedule.as_ref(), verified).await?,
+            );
+        }
+    }
+    let retained = look.done(JobKind::Retain, None).await?;
+    all.extend(look.at(JobKind::Retain, None, settings.retention.schedule.as_ref(), retained).await?);
+    all.sort_by(|a, b| a.work.cmp(&b.work));
+    Ok(all)
+}
+
+struct Look<'a> {
+    settings: &'a Settings,
+    ledger: &'a Ledger,
+    now: DateTime<Utc>,
+}
+
+impl Look<'_> {
+    async fn at(
+        &self,
+        kind: JobKind,
+        database: Option<&str>,
+        schedule: Option<&Schedule>,
+        successes: Vec<DateTime<Utc>>,
+    ) -> Result<Option<Standing>, LedgerError> {
+        let Some(schedule) = schedule else { return Ok(None) };
+        let failures: Vec<Failure> = self.jobs(kind, database).await?.iter().filter_map(failure_of).collect();
+        let retry = &self.settings.daemon.retry;
+        Ok(Some(Standing {
+            work: Work { kind, database: database.map(str::to_owned) },
+            due: schedule::due(schedule, &successes, &failures, retry, self.now),
+            schedule: schedule.clone(),
+            last: successes.into_iter().filter(|at| *at <= self.now).max(),
+        }))
+    }
+
+    async fn jobs(&self, kind: JobKind, database: Option<&str>) -> Result<Vec<JobRun>, LedgerError> {
+        self.ledger.jobs_of(kind, database, JOBS_LOOKED_AT).await
+    }
+
+    async fn done(&self, kind: JobKind, database: Option<&str>) -> Result<Vec<DateTime<Utc>>, LedgerError> {
+        let last = self.ledger.last_job(kind, database, Some(EndedAs::Done)).await?;
+        Ok(last.iter().map(|job| job.started_at).collect())
+    }
+
+    /// When the database's snapshots were verified as deep as the settings want it: by the schedule,
+    /// by hand, or by the gate. One that found a problem was a verification too.
+    async fn verified(&self, database: &str, entries: &[&Entry]) -> Result<Vec<DateTime<Utc>>, LedgerError> {
+        let depth = self.settings.verify.depth;
+        let recorded = entries.iter().flat_map(|entry| &entry.verifications);
+        let mut at: Vec<_> =
+            recorded.filter(|record| record.depth >= depth).map(|record| record.at).collect();
+        at.extend(self.done(JobKind::Verify, Some(database)).await?);
+        Ok(at)
+    }
+}
+
+/// A job that was told to stop or whose process died counts too: what brings the daemon down must
+/// not be begun again at once, for ever.
+fn failure_of(job: &JobRun) -> Option<Failure> {
+    let end = job.end.as_ref()?;
+    let has_failed = !matches!(end.outcome, JobOutcome::Done);
+    has_failed.then_some(Failure { began_at: job.started_at, ended_at: end.at })
+}
