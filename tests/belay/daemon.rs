@@ -112,8 +112,8 @@ fn a_job_that_fails_is_tried_again_later_and_then_given_up() {
     let service = Service::start(&belay);
     service.wait_until("it is given up", || scheduled(&belay, "snapshot")["state"] == "given_up");
     assert_eq!(scheduled(&belay, "snapshot")["failures"], 3);
-    let log = service.log();
-    assert_eq!(log.matches("ERROR belay::daemon: failed errand=snapshot lost").count(), 3, "{log}");
+    let failed = "ERROR belay::daemon: failed errand=snapshot lost";
+    service.wait_until("each failure is told", || service.log().matches(failed).count() == 3);
     cluster.create_database("lost");
     service.wait_for_more("WATCHDOG=1", 2);
     assert_eq!(service.stop().code, 0);
