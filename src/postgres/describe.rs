@@ -3,18 +3,19 @@
 //! Works on servers from 12 on. Within a snapshot every answer but that about sequences is of
 //! that snapshot.
 
+mod revisions;
 mod surroundings;
 mod tables;
 
 use sqlx::postgres::{PgConnection, PgRow};
 
+pub use self::revisions::{VersionTable, revisions, version_tables};
 pub use self::surroundings::{Digests, differences, property_digests, role_digests};
 pub use self::tables::{Table, TableLayout, copy_target, select_rows, tables};
 use super::PostgresError;
 use super::session::{column, rows};
 use crate::rules::manifest::{DatabaseProperties, Extension, Grant, SequenceState};
 use crate::rules::sql::{literal, qualified, quoted};
-use crate::rules::table_name::TableName;
 
 /// Schemas whose contents are no business of a dump.
 const OWN_SCHEMAS: &str =
@@ -153,50 +154,6 @@ pub async fn tablespaces(session: &mut PgConnection) -> Result<Vec<String>, Post
             SELECT reltablespace FROM pg_catalog.pg_class UNION \
             SELECT dattablespace FROM pg_catalog.pg_database WHERE datname = current_database()) ORDER BY 1";
     rows(session, "list tablespaces", sql).await?.iter().map(|row| column(row, "name")).collect()
-}
-
-/// Reads the Alembic revisions of the database, from every table `alembic_version`, sorted.
-///
-/// # Errors
-/// As [`PostgresError::of_query`] sorts them.
-pub async fn revisions(session: &mut PgConnection) -> Result<Vec<String>, PostgresError> {
-    let table = TableName { schema: None, name: "alembic_version".into() };
-    revisions_in(session, &table, "version_num").await
-}
-
-/// Reads the revisions that a migration tool keeps in `column` of `table`, sorted; without a
-/// schema, of every table of that name. A table that is not there holds none.
-///
-/// # Errors
-/// As [`PostgresError::of_query`] sorts them.
-pub async fn revisions_in(
-    session: &mut PgConnection,
-    table: &TableName,
-    version_column: &str,
-) -> Result<Vec<String>, PostgresError> {
-    let of_schema =
-        table.schema.as_deref().map_or("true".into(), |schema| format!("n.nspname = {}", literal(schema)));
-    let sql = format!(
-        "SELECT n.nspname::text AS schema FROM pg_catalog.pg_class c \
-         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-         JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attname = {} AND NOT a.attisdropped \
-         WHERE c.relkind = 'r' AND c.relname = {} AND {of_schema} AND {OWN_SCHEMAS} ORDER BY 1",
-        literal(version_column),
-        literal(&table.name)
-    );
-    let mut found = Vec::new();
-    for row in rows(session, "look for a version table", sql).await? {
-        let schema: String = column(&row, "schema")?;
-        let (of, version) = (qualified(&schema, &table.name), quoted(version_column));
-        let sql = format!("SELECT {version}::text AS version FROM {of} WHERE {version} IS NOT NULL");
-        for row in rows(session, "read the revisions", sql).await? {
-            found.push(column(&row, "version")?);
-        }
-    }
-    found.sort();
-    // Tables of several schemas may stand at the same revision.
-    found.dedup();
-    Ok(found)
 }
 
 /// Lists the unlogged tables by schema and name.

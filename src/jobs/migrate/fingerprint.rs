@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::postgres::PgConnection;
 
 use crate::jobs::{JobError, Progress, prove};
-use crate::postgres::describe::Digests;
+use crate::postgres::describe::{Digests, VersionTable};
 use crate::postgres::tools::Tools;
 use crate::postgres::{PostgresError, describe, session};
 use crate::rules::digest::{Digest256, RowTally};
@@ -21,8 +21,11 @@ const LOCK_TIMEOUT_MS: u32 = 30_000;
 /// The state of a database.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fingerprint {
-    /// Rows of the version table, sorted.
+    /// Rows of the version table, sorted; of several tables, each after its schema and a colon.
     pub revisions: Vec<String>,
+    /// The schemas of the version tables.
+    #[serde(default)]
+    pub version_schemas: Vec<String>,
     /// Digest of the schema as pg_dump writes it.
     pub schema: String,
     /// The same without regard to the order of lines, which differs between clusters.
@@ -86,7 +89,8 @@ impl Look<'_> {
         // A lock that somebody holds for long is told, not waited for.
         session::run(&mut session, "limit waits for locks", format!("SET lock_timeout = {LOCK_TIMEOUT_MS}"))
             .await?;
-        let revisions = self.revisions(&mut session).await?;
+        let tables = self.version_tables(&mut session).await?;
+        let (revisions, version_schemas) = (rows_of(&tables), schemas_of(tables));
         let sequences = describe::sequences(&mut session).await?.into_iter();
         let sequences = sequences.map(|it| (qualified(&it.schema, &it.name), it.state.last_value)).collect();
         let listed = describe::tables(&mut session).await?;
@@ -114,6 +118,7 @@ impl Look<'_> {
         bag.sort_unstable();
         Ok(Fingerprint {
             revisions,
+            version_schemas,
             schema: digest_of(&lines),
             schema_bag: digest_of(&bag),
             tables,
@@ -131,19 +136,39 @@ impl Look<'_> {
     /// What PostgreSQL and its programs say.
     pub async fn shape(&self) -> Result<Shape, JobError> {
         let mut session = session::connect(self.connection).await?;
-        let revisions = self.revisions(&mut session).await?;
+        let revisions = rows_of(&self.version_tables(&mut session).await?);
         let encoding = describe::encoding(&mut session).await?;
         let lines = prove::database_lines(self.connection, self.tools, &encoding).await?;
         Ok(Shape { revisions, schema: digest_of(&lines) })
     }
 
-    /// Reads the revisions alone.
+    /// Reads the version tables alone.
     ///
     /// # Errors
     /// What PostgreSQL says.
-    pub async fn revisions(&self, session: &mut PgConnection) -> Result<Vec<String>, JobError> {
-        Ok(describe::revisions_in(session, self.version_table, self.version_column).await?)
+    pub async fn version_tables(&self, session: &mut PgConnection) -> Result<Vec<VersionTable>, JobError> {
+        Ok(describe::version_tables(session, self.version_table, self.version_column).await?)
     }
+}
+
+/// All rows of version tables: of several, it matters which has which.
+pub fn rows_of(tables: &[VersionTable]) -> Vec<String> {
+    let is_only = tables.len() < 2;
+    let row = |table: &VersionTable, revision: &String| {
+        if is_only { revision.clone() } else { format!("{}:{revision}", table.schema) }
+    };
+    tables.iter().flat_map(|table| table.revisions.iter().map(move |it| row(table, it))).collect()
+}
+
+/// The schemas of version tables.
+pub fn schemas_of(tables: Vec<VersionTable>) -> Vec<String> {
+    tables.into_iter().map(|table| table.schema).collect()
+}
+
+/// Why it cannot be known which revisions a command is to reach, if there are several tables.
+pub fn why_ambiguous(version_schemas: &[String]) -> Option<String> {
+    (version_schemas.len() > 1)
+        .then(|| format!("there are version tables in several schemas: {}", version_schemas.join(", ")))
 }
 
 fn both(before: &Option<Digests>, after: &Option<Digests>) -> Vec<String> {

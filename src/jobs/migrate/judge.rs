@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::facts::{Armed, CheckResult};
-use super::fingerprint::Fingerprint;
+use super::fingerprint::{Fingerprint, why_ambiguous};
 use super::walk::{Walk, is_lost_session};
 use super::window::Committed;
 use super::{JobError, connection_of};
@@ -98,6 +98,9 @@ impl Walk<'_> {
             && after.schema != armed.before.schema;
         if is_elsewhere {
             return Expected::Unknown("the version table that the settings name is not there".into());
+        }
+        if let (Some(why), None) = (why_ambiguous(&after.version_schemas), &self.facts.rehearsed) {
+            return Expected::Unknown(why);
         }
         self.facts.expected.clone().unwrap_or(Expected::Unknown("it was not looked at".into()))
     }

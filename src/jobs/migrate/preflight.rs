@@ -1,6 +1,7 @@
 //! Before anything is touched: the lock, and everything that could stop the run or a restore.
 
 use super::facts::{Identity, Pending, Rehearsal};
+use super::fingerprint::{rows_of, schemas_of, why_ambiguous};
 use super::walk::Walk;
 use crate::checkout::Checkout;
 use crate::command::CommandLine;
@@ -94,7 +95,8 @@ impl Walk<'_> {
     async fn look_at_revisions(&mut self) -> Result<(), JobError> {
         let server = self.server().await?;
         let mut session = session::connect(&self.means.database.connection).await?;
-        let current = self.look(&server.tools).revisions(&mut session).await?;
+        let tables = self.look(&server.tools).version_tables(&mut session).await?;
+        let (current, schemas) = (rows_of(&tables), schemas_of(tables));
         let Some(intent) = Intent::of(&self.request.words) else {
             self.facts.expected = Some(Expected::Unknown("the command is not Alembic's".into()));
             return Ok(());
@@ -112,6 +114,10 @@ impl Walk<'_> {
                 return Ok(());
             }
         };
+        if let Some(why) = why_ambiguous(&schemas) {
+            self.facts.expected = Some(Expected::Unknown(why));
+            return Ok(());
+        }
         match alembic::expected(&intent, &checkout.revisions, &current) {
             Ok(expected) => {
                 self.facts.pending =

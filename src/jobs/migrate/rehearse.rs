@@ -14,7 +14,7 @@ use secrecy::SecretString;
 
 use super::during::{Recorded, mask_of};
 use super::facts::{Rehearsal, RehearsalFacts};
-use super::fingerprint::Look;
+use super::fingerprint::{Look, why_ambiguous};
 use super::sessions::Watch;
 use super::stray::Strayed;
 use super::walk::Walk;
@@ -100,6 +100,9 @@ impl Walk<'_> {
             }
         }
         let reached = Look { connection: copy, ..self.look(&server.tools) }.take().await?;
+        if let Some(why) = why_ambiguous(&reached.version_schemas) {
+            self.facts.expected = Some(Expected::Unknown(why));
+        }
         if let (true, Some(Expected::Revisions(expected))) = (problems.is_empty(), &self.facts.expected)
             && *expected != reached.revisions
         {

@@ -120,6 +120,20 @@ fn a_stamp_counts_as_done_unless_settings_say_otherwise() {
 }
 
 #[test]
+fn a_migration_of_one_schema_of_several_is_not_undone() {
+    for rehearsal in [&[][..], &["--rehearse"]] {
+        let (site, _project) = an_alembic_site(Environment::Usual, ADD_AGE);
+        site.cluster.psql("app", "CREATE SCHEMA tenant");
+        site.cluster.psql("app", "CREATE TABLE tenant.alembic_version AS SELECT * FROM alembic_version");
+        let ran = site.migrate_with(rehearsal, &alembic(&["upgrade", "head"]));
+        ran.assert_ended(0, "migrated");
+        assert_eq!(ran.report["class"], "success", "{}", ran.told);
+        assert_eq!(ran.report["revision_before"], serde_json::json!(["public:a1", "tenant:a1"]));
+        assert_eq!(ran.report["revision_after"], serde_json::json!(["public:b2", "tenant:a1"]));
+    }
+}
+
+#[test]
 fn a_merge_of_heads_is_no_stamp() {
     let (site, project) = an_alembic_site_with("stamped = \"refuse\"\n", Environment::Usual, ADD_AGE);
     let other = Revision { id: "c3", down: "a1", upgrade: "", downgrade: "", docstring: "another head" };
