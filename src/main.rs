@@ -1,5 +1,7 @@
 //! `belay`: argv, settings, privileges, logs, then the verb; the only `exit`.
 
+use std::io::IsTerminal as _;
+
 use belay::cli::report::{ExitCode, Failure, Report, print_failure, print_notice, print_report};
 use belay::cli::{self, Cli, Verb, host, privileges};
 use belay::rules::gate::Verdict;
@@ -40,7 +42,10 @@ fn start_logging(is_daemon: bool) {
         .then(tracing_journald::layer)
         .and_then(Result::ok)
         .map(|layer| layer.with_field_prefix(Some("BELAY".into())));
-    let written = journal.is_none().then(|| tracing_subscriber::fmt::layer().with_writer(std::io::stderr));
+    let written = journal.is_none().then(|| {
+        let is_terminal = std::io::stderr().is_terminal();
+        tracing_subscriber::fmt::layer().with_ansi(is_terminal).with_writer(std::io::stderr)
+    });
     tracing_subscriber::registry().with(filter).with(journal).with(written).init();
 }
 
