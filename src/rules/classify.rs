@@ -5,6 +5,8 @@
 //! the schema, and what was committed. Where one of them cannot be known, the class is
 //! [`Class::Unknown`], never [`Class::Unchanged`].
 
+pub mod combine;
+
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -197,11 +199,27 @@ impl fmt::Display for Class {
     }
 }
 
+/// Whether a database is another one than before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Change {
+    /// Everything is as it was.
+    None,
+    /// Something was changed.
+    Some,
+    /// It cannot be told.
+    Unknown,
+}
+
 /// A class, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Classified {
     /// The class.
     pub class: Class,
+    /// Whether the database is another one than before.
+    pub change: Change,
+    /// Whether it is where the run was to bring it, as far as that is known.
+    pub is_at_goal: bool,
     /// Each reason as a sentence, the decisive one last.
     pub reasons: Vec<String>,
 }
@@ -212,7 +230,17 @@ pub fn classify(evidence: &Evidence) -> Classified {
         if evidence.exit.is_success() { of_success(evidence) } else { of_failure(evidence) };
     let mut reasons = facts(evidence);
     reasons.push(decisive);
-    Classified { class, reasons }
+    let change = match evidence.is_unchanged() {
+        Some(true) => Change::None,
+        Some(false) => Change::Some,
+        None => Change::Unknown,
+    };
+    let is_at_goal = match class {
+        Class::AppliedWithError | Class::Success | Class::Stamped | Class::NothingPending => true,
+        Class::Unchanged => evidence.had_pending() == Some(false),
+        Class::Partial | Class::FalseSuccess | Class::Unknown => false,
+    };
+    Classified { class, change, is_at_goal, reasons }
 }
 
 fn of_failure(evidence: &Evidence) -> (Class, String) {
