@@ -29,11 +29,11 @@ use super::session::{column, rows};
 use crate::rules::wal::summary::{Relation, RelationKind};
 use crate::rules::wal::{Lsn, VisibleTransactions, Window, WindowStart};
 
-/// What the log says of a window.
+/// What the log says of a window: of one database, or of several.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Evidence {
+pub enum Evidence<T = Window> {
     /// All that was committed in it.
-    Read(Window),
+    Read(T),
     /// The server has removed the log of the window, or the first part of it.
     Gone,
     /// The log cannot be read.
@@ -145,6 +145,24 @@ pub async fn commits_between(
     from: Lsn,
     to: Lsn,
 ) -> Result<Evidence, PostgresError> {
+    Ok(match commits_of_each(reader, session, &[database_oid], from, to).await? {
+        Evidence::Read(windows) => Evidence::Read(windows.into_iter().next().unwrap_or_default()),
+        Evidence::Gone => Evidence::Gone,
+        Evidence::Unreadable { why } => Evidence::Unreadable { why },
+    })
+}
+
+/// As [`commits_between`], of several databases in one reading: a window for each, in their order.
+///
+/// # Errors
+/// As [`commits_between`].
+pub async fn commits_of_each(
+    reader: &WalReader,
+    session: &mut PgConnection,
+    database_oids: &[u32],
+    from: Lsn,
+    to: Lsn,
+) -> Result<Evidence<Vec<Window>>, PostgresError> {
     if to < from {
         let why = format!("the window ends at {to}, before it begins at {from}");
         return Ok(Evidence::Unreadable { why });
@@ -153,14 +171,14 @@ pub async fn commits_between(
     let segment_bytes: u64 = one(session, "read wal_segment_size", sql).await?;
     let (from, to) = (from.before_page_header(segment_bytes), to.before_page_header(segment_bytes));
     if from == to {
-        return Ok(Evidence::Read(Window::default()));
+        return Ok(Evidence::Read(vec![Window::default(); database_oids.len()]));
     }
     if !is_written_to(session, to).await? {
         let why = format!("the server has not written its log to {to}");
         return Ok(Evidence::Unreadable { why });
     }
     let timeline = timeline(session).await?;
-    reader.read(session, reader::Range { database_oid, timeline, from, to }).await
+    reader.read(session, reader::Range { database_oids, timeline, from, to }).await
 }
 
 /// Has the server write its log to disk as far as `to`, if it has not yet.

@@ -17,8 +17,8 @@ use super::super::tools::{RunningTool, Streams, Tools};
 use super::super::{PostgresError, describe};
 use super::Evidence;
 use crate::rules::sql;
-use crate::rules::wal::Lsn;
 use crate::rules::wal::scan::{Scan, UnknownRecord};
+use crate::rules::wal::{Lsn, Window};
 use crate::settings::Connection;
 
 /// The resource managers whose records say what is committed.
@@ -44,8 +44,9 @@ enum Way {
 
 /// What is to be read.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Range {
-    pub(super) database_oid: u32,
+pub(super) struct Range<'a> {
+    /// A window is made of each.
+    pub(super) database_oids: &'a [u32],
     pub(super) timeline: u32,
     pub(super) from: Lsn,
     pub(super) to: Lsn,
@@ -109,11 +110,11 @@ impl WalReader {
     pub(super) async fn read(
         &self,
         session: &mut PgConnection,
-        range: Range,
-    ) -> Result<Evidence, PostgresError> {
+        range: Range<'_>,
+    ) -> Result<Evidence<Vec<Window>>, PostgresError> {
         match &self.0 {
             Way::Files { pg_waldump, directory, is_selective } => {
-                dump(command(pg_waldump, directory, *is_selective, range), range.database_oid).await
+                dump(command(pg_waldump, directory, *is_selective, range), scans(range)).await
             }
             Way::Server { schema, elsewhere: None } => inspect(session, schema, range).await,
             Way::Server { schema, elsewhere: Some(connection) } => {
@@ -199,7 +200,7 @@ async fn inspector_in(session: &mut PgConnection) -> Result<Option<String>, Post
     found.first().map(|row| column(row, "schema")).transpose()
 }
 
-fn command(pg_waldump: &Path, directory: &Path, is_selective: bool, range: Range) -> Command {
+fn command(pg_waldump: &Path, directory: &Path, is_selective: bool, range: Range<'_>) -> Command {
     let mut command = Command::new(pg_waldump);
     command.arg("--path").arg(directory).arg("--timeline").arg(range.timeline.to_string());
     command.arg("--start").arg(range.from.to_string()).arg("--end").arg(range.to.to_string());
@@ -212,25 +213,34 @@ fn command(pg_waldump: &Path, directory: &Path, is_selective: bool, range: Range
 }
 
 /// Runs `pg_waldump` to its end.
-async fn dump(command: Command, database_oid: u32) -> Result<Evidence, PostgresError> {
+async fn dump(command: Command, scans: Vec<Scan>) -> Result<Evidence<Vec<Window>>, PostgresError> {
     let mut tool = RunningTool::start(command, Streams::Out)?;
     let lines = tool.stdout()?;
-    let folded = tokio::task::spawn_blocking(move || fold(lines, Scan::new(database_oid))).await;
+    let folded = tokio::task::spawn_blocking(move || fold(lines, scans)).await;
     let folded = folded.map_err(|panicked| tool.pump_error(std::io::Error::other(panicked)))?;
-    let scan = match folded {
-        Ok(Ok(scan)) => scan,
+    let scans = match folded {
+        Ok(Ok(scans)) => scans,
         Ok(Err(unknown)) => return Ok(unreadable(&unknown)),
         Err(source) => return Err(tool.pump_error(source)),
     };
     match tool.reap().await {
-        Ok(_) => Ok(Evidence::Read(scan.finish())),
+        Ok(_) => Ok(Evidence::Read(scans.into_iter().map(Scan::finish).collect())),
         Err(PostgresError::ToolFailed { messages, .. }) if is_removed(&messages) => Ok(Evidence::Gone),
         Err(failed @ PostgresError::ToolFailed { .. }) => Ok(unreadable(&failed)),
         Err(error) => Err(error),
     }
 }
 
-fn unreadable(why: &impl ToString) -> Evidence {
+fn scans(range: Range<'_>) -> Vec<Scan> {
+    range.database_oids.iter().copied().map(Scan::new).collect()
+}
+
+/// Hands a line to each.
+fn take(scans: &mut [Scan], line: &str) -> Result<(), UnknownRecord> {
+    scans.iter_mut().try_for_each(|scan| scan.line(line))
+}
+
+fn unreadable(why: &impl ToString) -> Evidence<Vec<Window>> {
     Evidence::Unreadable { why: why.to_string() }
 }
 
@@ -239,22 +249,26 @@ fn is_removed(messages: &str) -> bool {
     ["could not find file", "unexpected pageaddr"].iter().any(|words| messages.contains(words))
 }
 
-fn fold(lines: File, mut scan: Scan) -> std::io::Result<Result<Scan, UnknownRecord>> {
+fn fold(lines: File, mut scans: Vec<Scan>) -> std::io::Result<Result<Vec<Scan>, UnknownRecord>> {
     let mut reader = BufReader::with_capacity(BUFFER_BYTES, lines);
     let mut line = Vec::new();
     loop {
         line.clear();
         if reader.read_until(b'\n', &mut line)? == 0 {
-            return Ok(Ok(scan));
+            return Ok(Ok(scans));
         }
-        if let Err(unknown) = scan.line(String::from_utf8_lossy(&line).trim_end_matches('\n')) {
+        if let Err(unknown) = take(&mut scans, String::from_utf8_lossy(&line).trim_end_matches('\n')) {
             return Ok(Err(unknown));
         }
     }
 }
 
 /// Has the server read its log, and write each record as `pg_waldump` does.
-async fn inspect(session: &mut PgConnection, schema: &str, range: Range) -> Result<Evidence, PostgresError> {
+async fn inspect(
+    session: &mut PgConnection,
+    schema: &str,
+    range: Range<'_>,
+) -> Result<Evidence<Vec<Window>>, PostgresError> {
     let statement = format!(
         "SELECT pg_catalog.format('rmgr: %s tx: %s, lsn: %s, desc: %s %s', resource_manager, xid, start_lsn, \
          record_type, description || coalesce(', ' || nullif(block_ref, ''), '')) AS line \
@@ -265,22 +279,22 @@ async fn inspect(session: &mut PgConnection, schema: &str, range: Range) -> Resu
         MANAGERS.map(sql::literal).join(", ")
     );
     let mut lines = sqlx::query(AssertSqlSafe(statement)).persistent(false).fetch(session);
-    let mut scan = Scan::new(range.database_oid);
+    let mut scans = scans(range);
     loop {
         match lines.try_next().await {
             Ok(Some(row)) => {
-                if let Err(unknown) = scan.line(&column::<String>(&row, "line")?) {
+                if let Err(unknown) = take(&mut scans, &column::<String>(&row, "line")?) {
                     return Ok(unreadable(&unknown));
                 }
             }
-            Ok(None) => return Ok(Evidence::Read(scan.finish())),
+            Ok(None) => return Ok(Evidence::Read(scans.into_iter().map(Scan::finish).collect())),
             Err(error) => return what_it_refused(error),
         }
     }
 }
 
 /// The server can be asked, but not for this part of its log.
-fn what_it_refused(error: sqlx::Error) -> Result<Evidence, PostgresError> {
+fn what_it_refused(error: sqlx::Error) -> Result<Evidence<Vec<Window>>, PostgresError> {
     let Some(said) = error.as_database_error() else {
         return Err(PostgresError::of_query("read the log by pg_walinspect", error));
     };
