@@ -222,6 +222,27 @@ pub async fn finish(
     or_drop(means, request, &marker, restored).await
 }
 
+/// Gives everything that was prepared the names of the live databases, in one transaction: either
+/// all of them get their names, or none does. All are of one cluster.
+///
+/// # Errors
+/// What PostgreSQL says; then what was loaded is dropped, unless it has got the names.
+pub async fn finish_together(
+    means: &Means<'_>,
+    all: Vec<(&Request<'_>, Prepared)>,
+    clock: fn() -> DateTime<Utc>,
+) -> Result<Vec<Restored>, JobError> {
+    let Some((first, _)) = all.first() else { return Ok(Vec::new()) };
+    let first = *first;
+    let markers: Vec<String> = all.iter().map(|(_, prepared)| prepared.beside.marker.clone()).collect();
+    let work = Box::pin(swap::swap_all(means, all, clock));
+    let mut done = until_stalled(means.progress, first.stall_timeout, "restore the snapshots", work).await;
+    for marker in &markers {
+        done = or_drop(means, first, marker, done).await;
+    }
+    done
+}
+
 /// Drops what an unfinished restore loaded. The error that stopped it is the one to hear of; what
 /// this leaves is dropped by the next run.
 async fn or_drop<T>(
@@ -302,20 +323,15 @@ async fn take_name(
     prepared: Prepared,
     clock: fn() -> DateTime<Utc>,
 ) -> Result<Restored, JobError> {
+    let Destination::Into(name) = &request.destination else {
+        let swapped = swap::swap_all(means, vec![(request, prepared)], clock).await?;
+        return Ok(swapped.into_iter().next().expect("as many were swapped as were given"));
+    };
     let Prepared { mut session, beside, inventory, rows, tables, notes } = prepared;
     means.progress.enter("taking the name");
-    let previous_kept_as = match &request.destination {
-        Destination::Into(name) => {
-            swap::take_free_name(&mut session, request.connection, &beside, name, &inventory).await?;
-            None
-        }
-        Destination::Swap(name) => Some(
-            swap::take_over(means.ledger, &mut session, request, &beside, name, &inventory, clock()).await?,
-        ),
-    };
+    swap::take_free_name(&mut session, request.connection, &beside, name, &inventory).await?;
     means.ledger.forget_loading(&beside.marker).await?;
-    let database = request.destination.name().to_owned();
-    Ok(Restored { database, previous_kept_as, rows, tables, notes, elapsed_ms: 0 })
+    Ok(Restored { database: name.clone(), previous_kept_as: None, rows, tables, notes, elapsed_ms: 0 })
 }
 
 async fn load_and_prove(

@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sqlx::postgres::PgConnection;
 
-use super::{Beside, KEPT, LOADING, Request};
+use super::{Beside, KEPT, LOADING, Means, Prepared, Request, Restored};
 use crate::jobs::JobError;
 use crate::ledger::{Ledger, Replacement};
 use crate::postgres::PostgresError;
@@ -32,51 +32,119 @@ pub async fn take_free_name(
     rename(session, connection, "give the restored database its name", &[&beside.name], statements).await
 }
 
-/// Renames the live database away and the loaded one into its place.
+/// Gives everything that was prepared the names of the live databases.
+pub async fn swap_all(
+    means: &Means<'_>,
+    all: Vec<(&Request<'_>, Prepared)>,
+    clock: fn() -> DateTime<Utc>,
+) -> Result<Vec<Restored>, JobError> {
+    means.progress.enter("taking the name");
+    let mut working: Option<PgConnection> = None;
+    let (mut swaps, mut restored) = (Vec::new(), Vec::new());
+    for (request, prepared) in all {
+        let Prepared { session, beside, inventory, rows, tables, notes } = prepared;
+        // The session that renames them all works on each: whoever asks what became of one waits
+        // for it.
+        match &mut working {
+            None => working = Some(session),
+            Some(working) => {
+                session::close(session).await?;
+                session::work_under(working, &beside.marker).await?;
+            }
+        }
+        let database = request.destination.name().to_owned();
+        restored.push(Restored { database, previous_kept_as: None, rows, tables, notes, elapsed_ms: 0 });
+        swaps.push(Swap { request, beside, inventory });
+    }
+    let Some(mut session) = working else { return Ok(restored) };
+    let kept = take_over(means.ledger, &mut session, &swaps, clock()).await?;
+    for ((swap, kept_as), restored) in swaps.iter().zip(kept).zip(&mut restored) {
+        means.ledger.forget_loading(&swap.beside.marker).await?;
+        restored.previous_kept_as = Some(kept_as);
+    }
+    Ok(restored)
+}
+
+/// A database that is to take the name of a live one.
+struct Swap<'a> {
+    request: &'a Request<'a>,
+    beside: Beside,
+    inventory: Inventory,
+}
+
+/// Renames live databases away and the loaded ones into their places; returns what the former are
+/// called now, in the same order.
 ///
-/// One transaction, so that whatever happens to us, one database has the name and lets sessions in.
-/// What is written down before it is settled by [`super::recover`] if we die in between.
-pub async fn take_over(
+/// One transaction, so that whatever happens to us, every name belongs to the database of before or
+/// every one to what was loaded, and all let sessions in. What is written down before it is settled
+/// by [`super::recover`] if we die in between.
+async fn take_over(
     ledger: &Ledger,
     session: &mut PgConnection,
-    request: &Request<'_>,
-    beside: &Beside,
-    name: &str,
-    inventory: &Inventory,
+    swaps: &[Swap<'_>],
     now: DateTime<Utc>,
-) -> Result<String, JobError> {
+) -> Result<Vec<String>, JobError> {
+    let Some(connection) = swaps.first().map(|swap| swap.request.connection) else { return Ok(Vec::new()) };
+    let mut planned: Vec<Replacement> = Vec::new();
+    for swap in swaps {
+        let replaced = plan(session, swap, &planned, now).await?;
+        planned.push(replaced);
+    }
+    let (mut names, mut statements) = (Vec::new(), Vec::new());
+    for (swap, replaced) in swaps.iter().zip(&planned) {
+        // Written down first, so that a crash leaves no kept database that nobody knows of.
+        ledger.record_replaced(replaced).await?;
+        names.extend([replaced.original_name.as_str(), swap.beside.name.as_str()]);
+        let kept = quoted(&replaced.kept_name);
+        statements.push(format!("ALTER DATABASE {} RENAME TO {kept}", quoted(&replaced.original_name)));
+        statements.push(format!("COMMENT ON DATABASE {kept} IS {}", literal(&replaced.marker)));
+        statements.extend(renamed(&swap.beside, &replaced.original_name, &swap.inventory));
+    }
+    if let Err(error) = rename(session, connection, "swap the databases", &names, statements).await {
+        forget_if_not_swapped(ledger, connection, &planned).await?;
+        return Err(error);
+    }
+    for replaced in &planned {
+        ledger.confirm_replaced(&replaced.marker).await?;
+    }
+    Ok(planned.into_iter().map(|replaced| replaced.kept_name).collect())
+}
+
+/// What is to be written down of the database that gives up its name.
+async fn plan(
+    session: &mut PgConnection,
+    swap: &Swap<'_>,
+    planned: &[Replacement],
+    now: DateTime<Utc>,
+) -> Result<Replacement, JobError> {
+    let name = swap.request.destination.name();
     let Some(oid) = describe::database_oid(session, name).await? else {
         return Err(JobError::Refused { action: format!("swap {name}"), reasons: vec!["it is gone".into()] });
     };
-    let kept_name = kept_name(session, name, request.kept_for, now).await?;
-    let replaced = Replacement {
+    Ok(Replacement {
         system_identifier: describe::identity(session).await?.1.unwrap_or_default(),
         oid,
-        kept_name: kept_name.clone(),
+        kept_name: kept_name(session, name, swap.request.kept_for, planned, now).await?,
         original_name: name.to_owned(),
-        marker: beside.marker.replacen(LOADING, KEPT, 1),
+        marker: swap.beside.marker.replacen(LOADING, KEPT, 1),
         replaced_at: now,
-        expires_at: now + request.keep_replaced,
-    };
-    // Written down first, so that a crash leaves no kept database that nobody knows of.
-    ledger.record_replaced(&replaced).await?;
-    let kept = quoted(&kept_name);
-    let mut statements = vec![
-        format!("ALTER DATABASE {} RENAME TO {kept}", quoted(name)),
-        format!("COMMENT ON DATABASE {kept} IS {}", literal(&replaced.marker)),
-    ];
-    statements.extend(renamed(beside, name, inventory));
-    let swapped =
-        rename(session, request.connection, "swap the databases", &[name, &beside.name], statements).await;
-    if let Err(error) = swapped {
-        // The connection may have died in the COMMIT: the cluster knows how that ended.
-        if described_name(request.connection, oid).await? == Some(replaced.original_name) {
+        expires_at: now + swap.request.keep_replaced,
+    })
+}
+
+/// The connection may have died in the COMMIT: the cluster knows how that ended.
+async fn forget_if_not_swapped(
+    ledger: &Ledger,
+    connection: &Connection,
+    planned: &[Replacement],
+) -> Result<(), JobError> {
+    for replaced in planned {
+        let name = described_name(connection, replaced.oid).await?;
+        if name.as_ref() == Some(&replaced.original_name) {
             ledger.forget_replaced(&replaced.marker).await?;
         }
-        return Err(error);
     }
-    ledger.confirm_replaced(&replaced.marker).await?;
-    Ok(kept_name)
+    Ok(())
 }
 
 async fn described_name(connection: &Connection, oid: u32) -> Result<Option<String>, JobError> {
@@ -160,6 +228,7 @@ async fn kept_name(
     session: &mut PgConnection,
     name: &str,
     kept_for: &str,
+    planned: &[Replacement],
     now: DateTime<Utc>,
 ) -> Result<String, JobError> {
     const NAME_BYTES: usize = 63;
@@ -173,7 +242,9 @@ async fn kept_name(
             stem.pop();
         }
         let candidate = format!("{stem}{suffix}");
-        if describe::database_oid(session, &candidate).await?.is_none() {
+        // Long names may be cut to the same one.
+        let is_planned = planned.iter().any(|other| other.kept_name == candidate);
+        if !is_planned && describe::database_oid(session, &candidate).await?.is_none() {
             return Ok(candidate);
         }
     }
