@@ -38,6 +38,8 @@
 //!   `synchronous_commit = remote_apply`, which stands in each commit record ([`rules::wal`]).
 //! - **A failed database is closed before its snapshot is loaded**, and what others committed is
 //!   looked at right then: no log has to be kept for as long as a load takes.
+//! - **A run over several databases is one transaction over them**: what its command changed is put
+//!   back in one transaction of renames, or not at all; what it left alone is not touched.
 //! - **A run that died before its command started is undone, not gone on with**: nobody waits for
 //!   that migration any more.
 //! - **A verification record names objects, not tables**: it lies in the open. What differs in a

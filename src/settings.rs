@@ -241,15 +241,19 @@ impl Settings {
         root.finish()?;
 
         let cluster = ClusterSettings::read(cluster, environment)?;
+        let databases = read_databases(databases, &cluster, environment)?;
+        // A database without a section of its own is called by its name.
+        let is_known = |name: &str| cluster.databases == DatabaseScope::All || databases.contains_key(name);
+        let gate = GateSettings::read(gate, &is_known)?;
         Ok(Self {
             state: StateSettings::read(state)?,
             repository: RepositorySettings::read(repository)?,
             keys: KeySettings::read(keys)?,
-            databases: read_databases(databases, &cluster, environment)?,
+            databases,
             verify: VerifySettings::read(verify, cluster.tuning.when.zone)?,
             retention: RetentionSettings::read(retention, cluster.tuning.when.zone)?,
             cluster,
-            gate: GateSettings::read(gate)?,
+            gate,
             daemon: DaemonSettings::read(daemon)?,
         })
     }

@@ -167,14 +167,17 @@ pub async fn note(
         .map(drop)
 }
 
-/// Adds an event about how a gated migration stands.
+/// Adds an event about how a gated migration stands, for each of its databases.
 ///
 /// # Errors
 /// What the ledger says.
 pub async fn note_run(ledger: &Ledger, action: &str, run: &GateRun) -> Result<(), Failure> {
     let verdict = run.position.verdict.map(|verdict| format!(", {verdict}")).unwrap_or_default();
     let outcome = format!("{}{verdict}", run.position.phase);
-    note(ledger, action, (Some(&run.database), Some(&run.id)), &outcome).await
+    for database in &run.databases {
+        note(ledger, action, (Some(database), Some(&run.id)), &outcome).await?;
+    }
+    Ok(())
 }
 
 /// Adds an event when the settings files are others than at the last one, so that it can be told

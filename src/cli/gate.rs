@@ -1,5 +1,6 @@
 //! What the verbs of the gate share: the means of a run, and runs whose process died.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -16,11 +17,11 @@ use crate::rules::gate::{Phase, Verdict};
 use crate::seal::{Opener, Sealer};
 use crate::settings::DatabaseSettings;
 
-/// Everything a run of one database is made with, owned.
+/// Everything a run is made with, owned.
 pub struct Ground<'a> {
     host: &'a Host,
     ledger: &'a Ledger,
-    database: DatabaseSettings,
+    databases: Vec<DatabaseSettings>,
     sealer: Sealer,
     opener: Option<Opener>,
     scratch_directory: PathBuf,
@@ -29,15 +30,19 @@ pub struct Ground<'a> {
 }
 
 impl<'a> Ground<'a> {
-    /// Gathers the means for `database`.
+    /// Gathers the means for `databases`, at least one.
     ///
     /// # Errors
     /// [`Failure`] for recipients that cannot be read.
-    pub fn new(host: &'a Host, ledger: &'a Ledger, database: DatabaseSettings) -> Result<Self, Failure> {
+    pub fn new(
+        host: &'a Host,
+        ledger: &'a Ledger,
+        databases: Vec<DatabaseSettings>,
+    ) -> Result<Self, Failure> {
         Ok(Self {
             host,
             ledger,
-            database,
+            databases,
             sealer: host.sealer()?,
             opener: host.opener(),
             scratch_directory: host.scratch_directory(),
@@ -63,7 +68,7 @@ impl<'a> Ground<'a> {
             chunk_key: &self.host.keys.chunk_key,
             opener: self.opener.as_ref(),
             ledger: self.ledger,
-            database: &self.database,
+            databases: &self.databases,
             gate: &self.host.settings.gate,
             bin_directory: self.host.settings.cluster.bin_directory.as_deref(),
             path: &self.host.path,
@@ -76,21 +81,24 @@ impl<'a> Ground<'a> {
     }
 }
 
-/// The locks of a run: of its database alone, and of the repository with others.
+/// The locks of a run: of its databases alone, and of the repository with others.
 pub struct RunLocks {
-    _database: StateLock,
+    _databases: Vec<StateLock>,
     _repository: StateLock,
 }
 
 impl RunLocks {
-    /// Takes both; does not wait.
+    /// Takes them all, those of the databases in the order of their names; does not wait.
     ///
     /// # Errors
-    /// [`LockError`]
-    pub fn take(host: &Host, database: &str) -> Result<Self, LockError> {
+    /// [`LockError`]; then none is held.
+    pub fn take<'n>(host: &Host, databases: impl IntoIterator<Item = &'n String>) -> Result<Self, LockError> {
         let state = &host.settings.state.directory;
+        // Whoever takes a part of the same ones takes them in the same order.
+        let names: BTreeSet<&String> = databases.into_iter().collect();
+        let lock = |name: &String| StateLock::exclusive(state, &LockName::database(name));
         Ok(Self {
-            _database: StateLock::exclusive(state, &LockName::database(database))?,
+            _databases: names.into_iter().map(lock).collect::<Result<_, _>>()?,
             _repository: StateLock::shared(state, &LockName::repository())?,
         })
     }
@@ -110,7 +118,9 @@ pub async fn resume_open_runs(global: &Global, host: &Host, ledger: &Ledger) -> 
     for run in open.iter().filter(is_abandoned) {
         print_notice(&format!(
             "run {} of {} stopped while {}: going on with it",
-            run.id, run.database, run.position.phase
+            run.id,
+            run.named_databases(),
+            run.position.phase
         ));
         match resume_one(global, host, ledger, run).await {
             Ok(Walked::Ended(position)) => {
@@ -131,20 +141,22 @@ pub async fn resume_open_runs(global: &Global, host: &Host, ledger: &Ledger) -> 
 
 async fn resume_one(global: &Global, host: &Host, ledger: &Ledger, run: &GateRun) -> Result<Walked, Failure> {
     let title = format!("go on with run {}", run.id);
-    let _locks = RunLocks::take(host, &run.database).map_err(Failure::of(&title))?;
-    let ground = Ground::new(host, ledger, database_of(host, run)?)?;
+    let _locks = RunLocks::take(host, &run.databases).map_err(Failure::of(&title))?;
+    let ground = Ground::new(host, ledger, databases_of(host, run)?)?;
     let means = ground.means(&|_| {}, &|_| {})?;
     let work = Box::pin(migrate::resume(&means, run, clock::now));
     shown_in_lines(global, &title, &ground.progress, work).await.map_err(Failure::of(&title))
 }
 
-/// The settings of a run's database.
+/// The settings of a run's databases, in the order of the run.
 ///
 /// # Errors
-/// [`Failure`] when the settings know it no longer.
-pub fn database_of(host: &Host, run: &GateRun) -> Result<DatabaseSettings, Failure> {
-    let facts: Facts = facts_of(run);
-    host.database(if facts.section.is_empty() { &run.database } else { &facts.section })
+/// [`Failure`] when the settings know one no longer.
+pub fn databases_of(host: &Host, run: &GateRun) -> Result<Vec<DatabaseSettings>, Failure> {
+    let sections: Vec<String> = facts_of(run).databases.into_iter().map(|known| known.section).collect();
+    // A run that died at once has written down their names only.
+    let names = if sections.is_empty() { &run.databases } else { &sections };
+    names.iter().map(|name| host.database(name)).collect()
 }
 
 /// What is known of a run; nothing where that cannot be read.

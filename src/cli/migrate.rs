@@ -26,9 +26,10 @@ use crate::settings;
 /// Options of `belay migrate`.
 #[derive(Debug, Args)]
 pub struct MigrateArgs {
-    /// The database, by the name of its section; may be left out where the settings have one only
+    /// The database, by the name of its section; may be left out where the settings have one only.
+    /// Given several times, all of them are migrated by the one command, or none is
     #[arg(long = "db", value_name = "DB")]
-    pub database: Option<String>,
+    pub databases: Vec<String>,
     /// Run the command on a scratch copy of the snapshot first
     #[arg(long, conflicts_with = "rehearse_only")]
     pub rehearse: bool,
@@ -53,14 +54,16 @@ pub struct MigrateArgs {
 pub async fn run(global: &Global, args: MigrateArgs, inputs: Inputs, stop: Stop) -> Result<Report, Failure> {
     let host = Host::open(&global.config).await?;
     let ledger = host.ledger().await?;
-    let database = match &args.database {
-        Some(name) => host.database(name)?,
-        None => only_database(&host, &ledger).await?,
-    };
+    let databases = databases(&args, &host, &ledger).await?;
     resume_open_runs(global, &host, &ledger).await?;
-    let title = format!("migrate {}", database.key);
-    let _locks = RunLocks::take(&host, &database.connection.database).map_err(Failure::of(&title))?;
-    recover::settle(&ledger, &database.connection).await.map_err(Failure::of(&title))?;
+    let keys: Vec<&str> = databases.iter().map(|database| database.key.as_str()).collect();
+    let title = format!("migrate {}", keys.join(", "));
+    let names = databases.iter().map(|database| &database.connection.database);
+    let _locks = RunLocks::take(&host, names).map_err(Failure::of(&title))?;
+    // They are all of one cluster, or the run is refused.
+    if let Some(first) = databases.first() {
+        recover::settle(&ledger, &first.connection).await.map_err(Failure::of(&title))?;
+    }
     let request = request(&args, &inputs, &host);
     let id = request.id.clone();
     let quiet = global.quiet;
@@ -70,7 +73,7 @@ pub async fn run(global: &Global, args: MigrateArgs, inputs: Inputs, stop: Stop)
         }
     };
     let pass_on = |bytes: &[u8]| _ = std::io::stderr().lock().write_all(bytes);
-    let ground = Ground::new(&host, &ledger, database)?;
+    let ground = Ground::new(&host, &ledger, databases)?;
     let means = ground.means(&tell, &pass_on)?;
     let work = Box::pin(migrate::migrate(&means, request, stop, clock::now));
     let walked = shown_in_lines(global, &title, &ground.progress, work).await.map_err(Failure::of(&title))?;
@@ -88,6 +91,27 @@ pub async fn run(global: &Global, args: MigrateArgs, inputs: Inputs, stop: Stop)
     }
     ci::tell_github(&told);
     Ok(told.report("migrate"))
+}
+
+/// The databases that are named, in that order; none twice.
+async fn databases(
+    args: &MigrateArgs,
+    host: &Host,
+    ledger: &Ledger,
+) -> Result<Vec<settings::DatabaseSettings>, Failure> {
+    if args.databases.is_empty() {
+        return Ok(vec![only_database(host, ledger).await?]);
+    }
+    let mut all: Vec<settings::DatabaseSettings> = Vec::new();
+    for name in &args.databases {
+        let database = host.database(name)?;
+        if all.iter().any(|known| known.connection.database == database.connection.database) {
+            let text = format!("--db {name} names a database that was named before");
+            return Err(Failure::new("migrate", ExitCode::Usage, text));
+        }
+        all.push(database);
+    }
+    Ok(all)
 }
 
 async fn only_database(host: &Host, ledger: &Ledger) -> Result<settings::DatabaseSettings, Failure> {

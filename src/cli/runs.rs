@@ -4,7 +4,7 @@
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::gate::{Ground, RunLocks, database_of, facts_of, resume_open_runs};
+use super::gate::{Ground, RunLocks, databases_of, facts_of, resume_open_runs};
 use super::host::Host;
 use super::migrate::report::RunReport;
 use super::progress::shown_in_lines;
@@ -53,10 +53,10 @@ pub struct ResolveArgs {
     /// The run
     #[arg(value_name = "RUN")]
     pub run: String,
-    /// Put the database back to the snapshot of before the migration
+    /// Put what was changed back to the snapshot of before the migration
     #[arg(long, required_unless_present = "keep", conflicts_with = "keep")]
     pub restore: bool,
-    /// Let the database be as it is, and let everybody in again
+    /// Let every database be as it is, and let everybody in again
     #[arg(long)]
     pub keep: bool,
     /// Restore though what others committed since the snapshot is lost by it, but kept aside
@@ -88,7 +88,7 @@ async fn list(host: &Host, ledger: &Ledger, args: &ListArgs) -> Result<Report, F
         let took = run.ended_at.and_then(|at| u64::try_from((at - run.started_at).num_milliseconds()).ok());
         [
             run.id.clone(),
-            run.database.clone(),
+            run.named_databases(),
             time_text(run.started_at),
             took.map_or_else(|| "-".into(), duration_text),
             run.position.phase.to_string(),
@@ -150,18 +150,18 @@ async fn show(ledger: &Ledger, args: &ShowArgs) -> Result<Report, Failure> {
     Ok(report)
 }
 
-/// Lets retention have the snapshot of a run again, unless an operator keeps it too.
+/// Lets retention have the snapshots of a run again, unless an operator keeps them too.
 async fn unpin(host: &Host, told: &RunReport) -> Result<(), CatalogError> {
-    let Some(snapshot) = &told.facts.snapshot else { return Ok(()) };
-    let listing = host.catalog.list().await?;
+    let snapshots: Vec<_> = told.facts.databases.iter().filter_map(|of| of.snapshot.as_ref()).collect();
     let reason = migrate::pin_reason(&told.run.id);
     let is_ours = |entry: &&Entry| {
-        entry.manifest.id == snapshot.id && entry.pin.as_ref().is_some_and(|pin| pin.reason == reason)
+        snapshots.iter().any(|snapshot| entry.manifest.id == snapshot.id)
+            && entry.pin.as_ref().is_some_and(|pin| pin.reason == reason)
     };
-    match listing.entries.iter().find(is_ours) {
-        Some(entry) => host.catalog.unpin(&entry.home).await,
-        None => Ok(()),
+    for entry in host.catalog.list().await?.entries.iter().filter(is_ours) {
+        host.catalog.unpin(&entry.home).await?;
     }
+    Ok(())
 }
 
 async fn resolve(
@@ -185,8 +185,8 @@ async fn resolve(
     let failed_release = if args.fence_is_down { FailedRelease::CountsAsDown } else { FailedRelease::Holds };
     let loss = if args.accept_loss { Loss::Accepted } else { Loss::Refused };
     let resolution = Resolution { decision, failed_release, loss };
-    let _locks = RunLocks::take(host, &run.database).map_err(Failure::of(&title))?;
-    let ground = Ground::new(host, ledger, database_of(host, &run)?)?;
+    let _locks = RunLocks::take(host, &run.databases).map_err(Failure::of(&title))?;
+    let ground = Ground::new(host, ledger, databases_of(host, &run)?)?;
     let means = ground.means(&|_| {}, &|_| {})?;
     let work = Box::pin(migrate::resolve(&means, &run, resolution, clock::now));
     let walked = shown_in_lines(global, &title, &ground.progress, work).await.map_err(Failure::of(&title))?;

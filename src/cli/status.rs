@@ -55,6 +55,7 @@ struct Status {
 struct UnfinishedRun {
     run: String,
     database: String,
+    databases: Vec<String>,
     phase: &'static str,
     began_at: DateTime<Utc>,
     process_alive: bool,
@@ -118,8 +119,9 @@ fn unfinished(run: GateRun) -> UnfinishedRun {
         phase: run.position.phase.as_str(),
         process_alive: run.ended_at.is_none() && run.process.is_alive(),
         began_at: run.started_at,
+        database: run.named_databases(),
+        databases: run.databases,
         run: run.id,
-        database: run.database,
     }
 }
 

@@ -1,12 +1,13 @@
 //! Runs somebody else's migration behind a verified snapshot, and undoes it when it fails.
 //!
-//! Comes in: a command, a database, a stop signal. Goes out: a run in the ledger that tells phase
+//! Comes in: a command, one or several databases of a cluster, a stop signal. Goes out: a run in the ledger that tells phase
 //! by phase what happened and how it ended. What is decided is decided in `rules::gate` and
 //! `rules::classify`; here the phases are carried out, one at a time, each written down before its
 //! act. A run whose process died is walked on by the next one ([`resume`]): what had not begun is
 //! undone, and what may have begun is settled and judged, never begun again.
 
 mod before;
+mod close;
 mod during;
 mod environment;
 pub mod facts;
@@ -14,8 +15,10 @@ pub mod fingerprint;
 mod hold;
 mod judge;
 mod loss;
+mod member;
 mod preflight;
 mod rehearse;
+mod run;
 mod sessions;
 mod stray;
 mod undo;
@@ -29,7 +32,7 @@ use chrono::{DateTime, Utc};
 use ed25519_dalek::SigningKey;
 use tokio::sync::watch;
 
-use self::facts::{Facts, FailedRelease, Loss, Rehearsal};
+use self::facts::{Facts, FailedRelease, Loss, Rehearsal, RunFacts};
 use self::walk::Walk;
 use super::{JobError, Progress, Stopwatch};
 use crate::catalog::Catalog;
@@ -56,8 +59,9 @@ pub struct Means<'a> {
     pub opener: Option<&'a Opener>,
     /// Where the run is written down.
     pub ledger: &'a Ledger,
-    /// The database.
-    pub database: &'a DatabaseSettings,
+    /// The databases, in the order given; at least one. The first is the one that a command works on
+    /// which knows of one only, and its role is the one that fences, ends sessions and renames.
+    pub databases: &'a [DatabaseSettings],
     /// How migrations are fenced and judged.
     pub gate: &'a GateSettings,
     /// Where PostgreSQL's programs are looked for first.
@@ -95,6 +99,13 @@ pub struct Request {
     pub alembic_config: Option<String>,
 }
 
+impl<'a> Means<'a> {
+    /// The database that a command works on which knows of one only.
+    pub(super) fn first(&self) -> &'a DatabaseSettings {
+        self.databases.first().expect("a run has a database")
+    }
+}
+
 /// Told when the run is to stop: with [`Verdict::Interrupted`] or [`Verdict::Terminated`].
 pub type Stop = watch::Receiver<Option<Verdict>>;
 
@@ -120,7 +131,7 @@ pub enum Walked {
 
 /// Runs a migration behind the gate; what happened is in the ledger under the request's id.
 ///
-/// The caller holds the lock of the database and shares that of the repository.
+/// The caller holds the locks of the databases and shares that of the repository.
 ///
 /// # Errors
 /// What the ledger says. That the migration failed is no error, see [`Walked::Ended`].
@@ -130,20 +141,21 @@ pub async fn migrate(
     stop: Stop,
     clock: fn() -> DateTime<Utc>,
 ) -> Result<Walked, JobError> {
-    let database = &means.database.connection.database;
-    let to = connection_of(means.database, means.gate);
-    let mask = during::mask_of(&to, &means.database.connection);
+    let addresses = environment::addresses(means);
+    let mask = during::mask_of(&addresses);
     let command: Vec<String> = request.words.iter().map(|word| mask.apply(word)).collect();
-    let started_at = clock();
-    means.ledger.begin_run(&NewRun { id: &request.id, database, command: &command, started_at }).await?;
-    let facts = Facts {
-        section: means.database.key.clone(),
+    let databases: Vec<String> =
+        means.databases.iter().map(|database| database.connection.database.clone()).collect();
+    let run = NewRun { id: &request.id, databases: &databases, command: &command, started_at: clock() };
+    means.ledger.begin_run(&run).await?;
+    let run = RunFacts {
         directory: request.directory.clone(),
         rehearsal: request.rehearsal,
         order: order_of(means.gate.consistency, request.rehearsal),
-        ..Facts::default()
+        ..RunFacts::default()
     };
     let position = Position { phase: Phase::Requested, verdict: None };
+    let facts = Facts { run, databases: Vec::new() };
     Walk::new(means, request, facts, position, stop, clock).walk_to_the_end().await
 }
 
@@ -174,8 +186,8 @@ pub async fn resolve(
         Decision::Release(verdict) => (Phase::Releasing, verdict),
         Decision::Check | Decision::Hold(_) => return Ok(Walked::Ended(run.position)),
     };
-    let Resolution { failed_release, loss, .. } = resolution;
-    let facts = Facts { failed_release, loss, ..read_facts(run)? };
+    let mut facts = read_facts(run)?;
+    (facts.run.failed_release, facts.run.loss) = (resolution.failed_release, resolution.loss);
     walk_on(means, run, facts, Position { phase, verdict: Some(verdict) }, clock).await
 }
 
@@ -196,8 +208,8 @@ async fn walk_on(
     let request = Request {
         id: run.id.clone(),
         words: run.command.clone(),
-        directory: facts.directory.clone(),
-        rehearsal: facts.rehearsal,
+        directory: facts.run.directory.clone(),
+        rehearsal: facts.run.rehearsal,
         allows_breaking: true,
         own_options: None,
         alembic_config: None,

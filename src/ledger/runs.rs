@@ -14,8 +14,8 @@ use crate::rules::gate::{Phase, Position, Verdict};
 pub struct GateRun {
     /// Its name, which sorts by time.
     pub id: String,
-    /// The database, by its name in PostgreSQL.
-    pub database: String,
+    /// The databases, by their names in PostgreSQL, in the order given; at least one.
+    pub databases: Vec<String>,
     /// The command's words, secrets masked.
     pub command: Vec<String>,
     /// When it began.
@@ -32,13 +32,20 @@ pub struct GateRun {
     pub ended_at: Option<DateTime<Utc>>,
 }
 
+impl GateRun {
+    /// Its databases, for a person to read.
+    pub fn named_databases(&self) -> String {
+        self.databases.join(", ")
+    }
+}
+
 /// A run that is about to begin.
 #[derive(Debug, Clone)]
 pub struct NewRun<'a> {
     /// Its name.
     pub id: &'a str,
-    /// The database, by its name in PostgreSQL.
-    pub database: &'a str,
+    /// The databases, by their names in PostgreSQL; at least one.
+    pub databases: &'a [String],
     /// The command's words, secrets masked.
     pub command: &'a [String],
     /// When it begins.
@@ -73,14 +80,14 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError::Query`], [`LedgerError::Corrupt`].
     pub async fn begin_run(&self, run: &NewRun<'_>) -> Result<(), LedgerError> {
-        let words = serde_json::Value::from(run.command.to_vec()).to_string();
+        let list = |texts: &[String]| serde_json::Value::from(texts.to_vec()).to_string();
         sqlx::query(
-            "INSERT INTO gate_runs (id, database, command, started_at, pid, process, phase, facts) \
+            "INSERT INTO gate_runs (id, databases, command, started_at, pid, process, phase, facts) \
              VALUES (?, ?, ?, ?, ?, ?, ?, '{}')",
         )
         .bind(run.id)
-        .bind(run.database)
-        .bind(words)
+        .bind(list(run.databases))
+        .bind(list(run.command))
         .bind(time_text(run.started_at))
         .bind(i64::from(self.process.pid))
         .bind(self.process.started.as_str())
@@ -249,12 +256,13 @@ impl Ledger {
         rows.iter().map(|row| self.gate_run(row)).collect()
     }
 
-    /// Lists the runs begun last, newest first, of `database` or of all.
+    /// Lists the runs begun last, newest first, of all or of those that `database` has a part in.
     ///
     /// # Errors
     /// [`LedgerError::Query`], [`LedgerError::Corrupt`], [`LedgerError::Value`].
     pub async fn recent_runs(&self, database: Option<&str>, limit: u32) -> Result<Vec<GateRun>, LedgerError> {
-        let select = "SELECT * FROM gate_runs WHERE ?1 IS NULL OR database = ?1 ORDER BY id DESC LIMIT ?2";
+        let select = "SELECT * FROM gate_runs \
+            WHERE ?1 IS NULL OR EXISTS (SELECT 1 FROM json_each(databases) WHERE value = ?1) ORDER BY id DESC LIMIT ?2";
         let rows = sqlx::query(select)
             .bind(database)
             .bind(i64::from(limit))
@@ -264,12 +272,14 @@ impl Ledger {
         rows.iter().map(|row| self.gate_run(row)).collect()
     }
 
-    /// Names the runs of `database` that are held, the one begun first first.
+    /// Names the runs that `database` has a part in and that are held, the one begun first first.
     ///
     /// # Errors
     /// [`LedgerError::Query`], [`LedgerError::Corrupt`].
     pub async fn held_runs(&self, database: &str) -> Result<Vec<String>, LedgerError> {
-        sqlx::query_scalar("SELECT id FROM gate_runs WHERE database = ? AND phase = ? ORDER BY id")
+        let select = "SELECT id FROM gate_runs \
+            WHERE EXISTS (SELECT 1 FROM json_each(databases) WHERE value = ?) AND phase = ? ORDER BY id";
+        sqlx::query_scalar(select)
             .bind(database)
             .bind(Phase::Held.as_str())
             .fetch_all(&self.pool)
@@ -330,11 +340,14 @@ impl Ledger {
         let verdict: Option<String> = self.column(row, "verdict")?;
         let verdict =
             verdict.map(|text| text.parse().map_err(|_| self.bad_value("verdict", text))).transpose()?;
-        let words: String = self.column(row, "command")?;
+        let list = |name| {
+            let text: String = self.column(row, name)?;
+            serde_json::from_str(&text).map_err(|_| self.bad_value(name, text))
+        };
         Ok(GateRun {
             id: self.column(row, "id")?,
-            database: self.column(row, "database")?,
-            command: serde_json::from_str(&words).map_err(|_| self.bad_value("command", words))?,
+            databases: list("databases")?,
+            command: list("command")?,
             started_at: self.time(row, "started_at")?,
             process: self.process_of(row)?,
             position: Position { phase: self.phase(row)?, verdict },

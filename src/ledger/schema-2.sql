@@ -3,7 +3,7 @@
 
 CREATE TABLE gate_runs (
   id          TEXT PRIMARY KEY,
-  database    TEXT NOT NULL,
+  databases   TEXT NOT NULL,        -- JSON list of their names, in the order given
   command     TEXT NOT NULL,        -- JSON list of words, secrets masked
   started_at  TEXT NOT NULL,
   pid         INTEGER NOT NULL,     -- the process that walks it, or walked it last

@@ -282,7 +282,8 @@ async fn several_openers_create_one_ledger_and_all_write() {
 
 async fn a_run(ledger: &Ledger, id: &str) {
     let command = ["alembic".to_owned(), "upgrade".into(), "head".into()];
-    let run = NewRun { id, database: "app", command: &command, started_at: at(0) };
+    let databases = ["app".to_owned(), "billing".into()];
+    let run = NewRun { id, databases: &databases, command: &command, started_at: at(0) };
     ledger.begin_run(&run).await.unwrap();
 }
 
@@ -310,6 +311,20 @@ async fn a_run_is_open_until_a_terminal_phase() {
     // An operator decides: it is walked again.
     ledger.enter_phase("r-1", standing(Phase::Releasing, None), "{}", at(3)).await.unwrap();
     assert_eq!(ledger.open_runs().await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_run_is_of_each_of_its_databases() {
+    let (_state, ledger) = a_ledger().await;
+    a_run(&ledger, "r-1").await;
+    let held = standing(Phase::Held, Some(Verdict::Unknown));
+    ledger.enter_phase("r-1", held, "{}", at(1)).await.unwrap();
+    for (database, runs) in [("app", 1), ("billing", 1), ("bill", 0)] {
+        assert_eq!(ledger.held_runs(database).await.unwrap().len(), runs, "{database}");
+        assert_eq!(ledger.recent_runs(Some(database), 5).await.unwrap().len(), runs, "{database}");
+    }
+    let run = ledger.run("r-1").await.unwrap().unwrap();
+    assert_eq!(run.databases, ["app", "billing"]);
 }
 
 #[tokio::test]

@@ -1,7 +1,8 @@
 //! Text with places to fill, such as `postgresql+asyncpg://{user}:{password}@{host}:{port}/{name}`.
 //!
 //! Comes in: the template and a value for each place. Goes out: the text. A template that holds
-//! `://` is a URL, where values are percent-encoded; one that holds no place stays as it is.
+//! `://` is a URL, where values are percent-encoded; one that holds no place stays as it is. A place
+//! may name the section of a database, as in `{billing.host}`.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
@@ -44,7 +45,8 @@ impl Placeholder {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Part {
     Text(String),
-    Place(Placeholder),
+    /// Of the database that has this section; `None` for the first.
+    Place(Option<String>, Placeholder),
 }
 
 /// A text with places to fill.
@@ -59,7 +61,7 @@ pub struct Template {
 pub enum InvalidTemplate {
     /// Braces around something unknown.
     #[error(
-        "has the unknown place {{{0}}}; known are {{host}} {{port}} {{name}} {{user}} {{password}} {{url}}"
+        "has the unknown place {{{0}}}; known are {{host}} {{port}} {{name}} {{user}} {{password}} {{url}}, and {{DB.host}} and so on for a database of its own"
     )]
     UnknownPlace(String),
     /// A brace without its other half.
@@ -86,26 +88,41 @@ impl Template {
             }
             let place = from.strip_prefix('{').and_then(|inner| inner.split_once('}'));
             let (name, after) = place.ok_or(InvalidTemplate::LoneBrace)?;
-            let known = Placeholder::ALL.into_iter().find(|(known, _)| *known == name);
+            let (section, own) = match name.rsplit_once('.') {
+                Some((section, own)) => (Some(section.to_owned()), own),
+                None => (None, name),
+            };
+            let known = Placeholder::ALL.into_iter().find(|(known, _)| *known == own);
             let (_, placeholder) = known.ok_or_else(|| InvalidTemplate::UnknownPlace(name.into()))?;
             parts.push(Part::Text(std::mem::take(&mut plain)));
-            parts.push(Part::Place(placeholder));
+            parts.push(Part::Place(section, placeholder));
             rest = after;
         }
         parts.push(Part::Text(plain + rest));
         Ok(Self { parts, is_url: text.contains("://") })
     }
 
-    /// Fills every place with what `value_of` says; values come as they are, [`Placeholder::Url`]
-    /// alone comes encoded.
-    pub fn fill(&self, value_of: impl Fn(Placeholder) -> String) -> String {
+    /// Fills every place with what `value_of` says of it, which gets the section that it names;
+    /// values come as they are, [`Placeholder::Url`] alone comes encoded. Without one of the values
+    /// there is no text.
+    pub fn fill(&self, value_of: impl Fn(Option<&str>, Placeholder) -> Option<String>) -> Option<String> {
         let written = |part: &Part| match part {
-            Part::Text(text) => text.clone(),
-            Part::Place(Placeholder::Url) => value_of(Placeholder::Url),
-            Part::Place(place) if self.is_url => encoded(&value_of(*place)),
-            Part::Place(place) => value_of(*place),
+            Part::Text(text) => Some(text.clone()),
+            Part::Place(section, place) => {
+                let value = value_of(section.as_deref(), *place);
+                let is_plain = *place == Placeholder::Url || !self.is_url;
+                if is_plain { value } else { value.map(|value| encoded(&value)) }
+            }
         };
         self.parts.iter().map(written).collect()
+    }
+
+    /// The sections that its places name.
+    pub fn sections(&self) -> impl Iterator<Item = &str> {
+        self.parts.iter().filter_map(|part| match part {
+            Part::Place(section, _) => section.as_deref(),
+            Part::Text(_) => None,
+        })
     }
 }
 
@@ -114,14 +131,28 @@ mod tests {
     use super::*;
 
     fn filled(template: &str) -> String {
-        Template::parse(template).unwrap().fill(|place| match place {
-            Placeholder::Host => "/run/postgresql".into(),
-            Placeholder::Port => "5432".into(),
-            Placeholder::Name => "app".into(),
-            Placeholder::User => "o'hara".into(),
-            Placeholder::Password => "p@ss/{name}".into(),
-            Placeholder::Url => "postgresql://o%27hara@db/app".into(),
-        })
+        let value = |section: Option<&str>, place| {
+            Some(match (section, place) {
+                (Some("crm"), _) => return None,
+                (Some(section), Placeholder::Name) => format!("{section} of its own"),
+                (_, Placeholder::Host) => "/run/postgresql".into(),
+                (_, Placeholder::Port) => "5432".into(),
+                (_, Placeholder::Name) => "app".into(),
+                (_, Placeholder::User) => "o'hara".into(),
+                (_, Placeholder::Password) => "p@ss/{name}".into(),
+                (_, Placeholder::Url) => "postgresql://o%27hara@db/app".into(),
+            })
+        };
+        Template::parse(template).unwrap().fill(value).unwrap_or_else(|| "unset".into())
+    }
+
+    #[test]
+    fn places_of_a_database_are_filled_with_its_values() {
+        assert_eq!(filled("{name} {billing.name}"), "app billing of its own");
+        assert_eq!(filled("x://{my.app.name}"), "x://my.app%20of%20its%20own");
+        assert_eq!(filled("{name} {crm.name}"), "unset");
+        let template = Template::parse("{name} {crm.name} {b.url}").unwrap();
+        assert_eq!(template.sections().collect::<Vec<_>>(), ["crm", "b"]);
     }
 
     #[test]
@@ -140,7 +171,10 @@ mod tests {
 
     #[test]
     fn unknown_places_and_lone_braces_are_refused() {
-        assert_eq!(Template::parse("{hots}"), Err(InvalidTemplate::UnknownPlace("hots".into())));
+        for place in ["hots", "app.hots", "host."] {
+            let refused = Template::parse(&format!("{{{place}}}"));
+            assert_eq!(refused, Err(InvalidTemplate::UnknownPlace(place.into())));
+        }
         for text in ["{", "}", "a{b", "{name}}"] {
             assert_eq!(Template::parse(text), Err(InvalidTemplate::LoneBrace), "{text}");
         }

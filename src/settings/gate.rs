@@ -158,7 +158,8 @@ fn word<T: Copy>(text: &str, known: &[(&str, T)]) -> Result<T, String> {
 }
 
 impl GateSettings {
-    pub(super) fn read(mut table: Table) -> Result<Self, SettingsError> {
+    /// `is_known` says of a name whether it is that of a database with a section.
+    pub(super) fn read(mut table: Table, is_known: &dyn Fn(&str) -> bool) -> Result<Self, SettingsError> {
         let within = |text: &str| units::timeout_within(text, "1s", "7d");
         let lock_timeout = |text: &str| units::timeout_within(text, "1ms", "1h");
         let settings = Self {
@@ -194,13 +195,13 @@ impl GateSettings {
             local_copy: table
                 .parsed("local_copy", |text| word(text, &LOCAL_COPIES))?
                 .unwrap_or(LocalCopy::None),
-            environment: environment(table.table("environment")?)?,
+            environment: environment(table.table("environment")?, is_known)?,
             fences: table
                 .sections("fence")?
                 .into_iter()
                 .map(FenceSettings::read)
                 .collect::<Result<_, _>>()?,
-            checks: check::read(table.sections("check")?)?,
+            checks: check::read(table.sections("check")?, is_known)?,
         };
         settings.refuse_fenced_role(&table)?;
         table.finish()?;
@@ -249,7 +250,10 @@ fn migration_role(table: &mut Table) -> Result<Option<MigrationRole>, SettingsEr
     }
 }
 
-fn environment(table: Table) -> Result<BTreeMap<String, Template>, SettingsError> {
+fn environment(
+    table: Table,
+    is_known: &dyn Fn(&str) -> bool,
+) -> Result<BTreeMap<String, Template>, SettingsError> {
     let mut variables = BTreeMap::new();
     for (name, given) in table.entries()? {
         let is_inner = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
@@ -258,6 +262,10 @@ fn environment(table: Table) -> Result<BTreeMap<String, Template>, SettingsError
             return Err(given.invalid("must be called by letters, digits and _, as variables are"));
         }
         let template = Template::parse(&given.value).map_err(|error| given.invalid(error.to_string()))?;
+        if let Some(unknown) = template.sections().find(|section| !is_known(section)) {
+            let complaint = format!("has the place of a database that has no section: {unknown}");
+            return Err(given.invalid(complaint));
+        }
         variables.insert(name, template);
     }
     Ok(variables)

@@ -13,6 +13,7 @@ mod premises;
 mod refusals;
 mod rehearsal;
 mod runs;
+mod several;
 mod site;
 mod surroundings;
 mod swap;

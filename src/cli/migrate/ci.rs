@@ -11,10 +11,12 @@ use crate::rules::ci::{
     Annotation, AnnotationKind, JUnitCase, JUnitResult, StepSummary, github_annotation, github_output, junit,
     step_summary,
 };
+use crate::rules::classify::Class;
 use crate::rules::gate::{Phase, Verdict};
 use crate::settings;
 
-/// Writes the run as a JUnit suite: a case for each phase, and one for each check. A file that cannot
+/// Writes the run as a JUnit suite: a case for each phase, one for each check, and one for each
+/// database where there are several. A file that cannot
 /// be written is a notice: the run is over, and its exit code is not to be lost.
 pub fn write_junit(path: &Path, told: &RunReport) {
     let last = told.phases().len().saturating_sub(1);
@@ -28,8 +30,11 @@ pub fn write_junit(path: &Path, told: &RunReport) {
             JUnitResult::Passed
         },
     });
-    let checks = told.facts.checks.iter().map(|check| JUnitCase {
-        name: format!("check {}", check.name),
+    let checks = told.facts.run.checks.iter().map(|check| JUnitCase {
+        name: check
+            .database
+            .iter()
+            .fold(format!("check {}", check.name), |name, of| format!("{name} of {of}")),
         elapsed_ms: 0,
         result: if check.is_ok {
             JUnitResult::Passed
@@ -40,8 +45,18 @@ pub fn write_junit(path: &Path, told: &RunReport) {
             }
         },
     });
-    let cases: Vec<JUnitCase> = phases.chain(checks).collect();
-    let written = std::fs::write(path, junit(&format!("belay migrate {}", told.run.database), &cases));
+    let databases = told.of_each().into_iter().map(|of| JUnitCase {
+        name: format!("database {}", of.section),
+        elapsed_ms: 0,
+        result: if of.is_well {
+            JUnitResult::Passed
+        } else {
+            JUnitResult::Failed { message: of.line, text: told.sentence() }
+        },
+    });
+    let cases: Vec<JUnitCase> = phases.chain(checks).chain(databases).collect();
+    let written =
+        std::fs::write(path, junit(&format!("belay migrate {}", told.run.named_databases()), &cases));
     if let Err(error) = written {
         print_notice(&format!("the JUnit report {} is not written: {error}", path.display()));
     }
@@ -87,10 +102,11 @@ fn annotate(told: &RunReport) {
 fn summary(told: &RunReport) -> String {
     let phases: Vec<(String, u64)> =
         told.phases().into_iter().map(|(phase, elapsed_ms)| (phase.to_string(), elapsed_ms)).collect();
-    let facts: Vec<(String, String)> =
-        told.facts.reasons.iter().map(|reason| ("why".to_owned(), reason.clone())).collect();
+    let reasons = told.facts.run.reasons.iter().map(|reason| ("why".to_owned(), reason.clone()));
+    let databases = told.of_each().into_iter().map(|of| (format!("database {}", of.section), of.line));
+    let facts: Vec<(String, String)> = databases.chain(reasons).collect();
     step_summary(&StepSummary {
-        title: &format!("belay migrate {}", told.run.database),
+        title: &format!("belay migrate {}", told.run.named_databases()),
         outcome: &told.sentence(),
         phases: &phases,
         facts: &facts,
@@ -102,8 +118,8 @@ fn outputs(told: &RunReport) -> String {
     let pairs = [
         ("run", told.run.id.clone()),
         ("outcome", text(told.verdict().map(Verdict::as_str))),
-        ("class", text(told.facts.classified.as_ref().map(|classified| classified.class.as_str()))),
-        ("snapshot", text(told.facts.snapshot.as_ref().map(|snapshot| snapshot.id.as_str()))),
+        ("class", text(told.facts.run.class.map(Class::as_str))),
+        ("snapshot", text(told.first().snapshot.as_ref().map(|snapshot| snapshot.id.as_str()))),
         ("restored", told.is_restored().to_string()),
         ("held", (told.run.position.phase == Phase::Held).to_string()),
     ];

@@ -2,13 +2,15 @@
 //! month ago.
 
 use std::fmt::Write as _;
+use std::sync::LazyLock;
 
 use serde_json::{Value, json};
 
 use crate::cli::gate::facts_of;
 use crate::cli::report::{ExitCode, Failure, Report, duration_text, time_text};
-use crate::jobs::migrate::facts::Facts;
+use crate::jobs::migrate::facts::{DatabaseFacts, Facts};
 use crate::ledger::{GateRun, JournalEntry, Ledger};
+use crate::rules::classify::Class;
 use crate::rules::gate::{Phase, Verdict};
 
 /// How many changes of the schema are told on the screen; JSON has all.
@@ -65,9 +67,15 @@ impl RunReport {
         self.journal.iter().filter_map(|entry| Some((entry.phase, elapsed(entry)?))).collect()
     }
 
-    /// Whether the run put the database back.
+    /// Whether the run put a database back.
     pub fn is_restored(&self) -> bool {
-        self.facts.kept_as.is_some()
+        self.facts.databases.iter().any(|of| of.kept_as.is_some())
+    }
+
+    /// What is known of the database that was named first.
+    pub fn first(&self) -> &DatabaseFacts {
+        static NOTHING: LazyLock<DatabaseFacts> = LazyLock::new(DatabaseFacts::default);
+        self.facts.databases.first().unwrap_or(&NOTHING)
     }
 
     /// What happened, in a sentence.
@@ -85,56 +93,56 @@ impl RunReport {
         Report::new(verb, self.text(), &self.json()).ending(code)
     }
 
-    /// The run as an object.
+    /// The run as an object. What is of one database only is of the first, outside of `databases`.
     pub fn json(&self) -> Value {
-        let facts = &self.facts;
+        let (facts, first) = (&self.facts.run, self.first());
         let phases: Vec<Value> = self
             .phases()
             .into_iter()
             .map(|(phase, elapsed_ms)| json!({ "phase": phase.as_str(), "elapsed_ms": elapsed_ms }))
             .collect();
-        json!({
-            "run": self.run.id, "database": self.run.database, "command": self.run.command,
+        let of_each = self.run.databases.iter().zip(self.facts.databases.iter());
+        let databases: Vec<Value> = of_each.map(|(name, of)| object_of(name, of)).collect();
+        let mut object = json!({
+            "run": self.run.id, "command": self.run.command,
             "started_at": self.run.started_at, "ended_at": self.run.ended_at,
             "phase": self.run.position.phase.as_str(),
             "held": self.run.position.phase == Phase::Held,
             "outcome": self.verdict().map(Verdict::as_str),
             "exit_code": self.verdict().map(|_| self.code() as i32),
-            "class": facts.classified.as_ref().map(|classified| classified.class.as_str()),
-            "snapshot": facts.snapshot.as_ref().map(|snapshot| snapshot.id.as_str()),
-            "revision_before": facts.armed.as_ref().map(|armed| &armed.before.revisions),
-            "revision_expected": facts.expected,
-            "revision_after": facts.after.as_ref().map(|after| &after.revisions),
-            "pending": facts.pending, "restored": self.is_restored(), "kept_as": facts.kept_as,
-            "rehearsal": facts.rehearsed, "command_ms": facts.command_ms, "phases": phases,
-            "reasons": facts.reasons, "checks": facts.checks, "changes": facts.changes, "notes": facts.notes,
-            "declared_down": facts.declared_down, "foreign": facts.foreign, "foreign_sessions": facts.foreign_sessions,
-        })
+            "rehearsal": self.rehearsal(), "command_ms": facts.command_ms, "phases": phases,
+            "reasons": facts.reasons, "checks": facts.checks, "notes": facts.notes,
+            "declared_down": facts.declared_down, "foreign_sessions": facts.foreign_sessions, "databases": databases,
+        });
+        let of_first = object_of(self.run.databases.first().map_or("", String::as_str), first);
+        if let (Some(object), Value::Object(of_first)) = (object.as_object_mut(), of_first) {
+            object.extend(of_first);
+            object.insert("class".into(), facts.class.map(Class::as_str).into());
+            object.insert("restored".into(), self.is_restored().into());
+        }
+        object
+    }
+
+    fn rehearsal(&self) -> Option<Value> {
+        let (steps, reached) = (self.facts.run.rehearsed.as_ref()?, self.first().rehearsed.clone());
+        let reached = reached.unwrap_or_default();
+        Some(json!({
+            "steps": steps.steps, "locks": steps.locks,
+            "revisions": reached.revisions, "schema_bag": reached.schema_bag,
+        }))
     }
 
     /// The run on one screen.
     pub fn text(&self) -> String {
-        let facts = &self.facts;
-        let mut text = format!("run {}  {}: {}\n", self.run.id, self.run.database, self.sentence());
+        let facts = &self.facts.run;
+        let mut text = format!("run {}  {}: {}\n", self.run.id, self.run.named_databases(), self.sentence());
         let mut line = |name: &str, value: &str| {
             let _ = writeln!(text, "  {name:<10} {value}");
         };
         line("command", &self.run.command.join(" "));
         line("began", &time_text(self.run.started_at));
-        if let Some(armed) = &facts.armed {
-            let after = facts.after.as_ref().map_or_else(|| "?".into(), |after| words(&after.revisions));
-            line("revision", &format!("{} -> {after}", words(&armed.before.revisions)));
-        }
-        if let Some(snapshot) = &facts.snapshot {
-            let took = snapshot.restore_ms.map(|ms| format!(", its restore took {}", duration_text(ms)));
-            let origin = if snapshot.is_reused { ", taken before" } else { "" };
-            line("snapshot", &format!("{}{origin}{}", snapshot.id, took.unwrap_or_default()));
-        }
-        if let Some(classified) = &facts.classified {
-            line("class", classified.class.as_str());
-        }
-        if let Some(kept_as) = &facts.kept_as {
-            line("kept as", kept_as);
+        for of in &self.facts.databases {
+            self.lines_of(of, &mut line);
         }
         // A rehearsal that nobody asked for is no phase to tell of.
         let was_there = |phase: &Phase| *phase != Phase::Rehearsing || facts.rehearsed.is_some();
@@ -147,25 +155,72 @@ impl RunReport {
         for (name, sentences) in lists {
             sentences.iter().for_each(|sentence| line(name, sentence));
         }
-        facts.changes.iter().take(CHANGES_TOLD).for_each(|change| line("change", change));
-        if facts.changes.len() > CHANGES_TOLD {
-            line("change", &format!("and {} more (--json)", facts.changes.len() - CHANGES_TOLD));
+        for of in &self.facts.databases {
+            self.change_lines(of, &mut line);
         }
-        for check in &facts.checks {
-            let verdict = if check.is_ok { "ok" } else { "FAILED" };
-            line(
-                "check",
-                &format!("{} {verdict}: {} was expected, {}", check.name, check.expected, check.after),
-            );
-        }
+        self.check_lines(&mut line);
         if let Some(next) = self.next_step() {
             line("next", &next);
         }
         text
     }
 
+    /// What became of one database; where there are several, under its name.
+    fn lines_of(&self, of: &DatabaseFacts, line: &mut impl FnMut(&str, &str)) {
+        if self.has_several() {
+            line("database", &of.section);
+        }
+        if let Some(armed) = &of.armed {
+            let after = of.after.as_ref().map_or_else(|| "?".into(), |after| words(&after.revisions));
+            line("revision", &format!("{} -> {after}", words(&armed.before.revisions)));
+        }
+        if let Some(snapshot) = &of.snapshot {
+            let took = snapshot.restore_ms.map(|ms| format!(", its restore took {}", duration_text(ms)));
+            let origin = if snapshot.is_reused { ", taken before" } else { "" };
+            line("snapshot", &format!("{}{origin}{}", snapshot.id, took.unwrap_or_default()));
+        }
+        if let Some(classified) = &of.classified {
+            line("class", classified.class.as_str());
+        }
+        if let Some(kept_as) = &of.kept_as {
+            line("kept as", kept_as);
+        }
+    }
+
+    fn has_several(&self) -> bool {
+        self.facts.databases.len() > 1
+    }
+
+    /// Each database of a run that has several.
+    pub fn of_each(&self) -> Vec<OfDatabase> {
+        let is_good = self.verdict().map(code_of) == Some(ExitCode::Done);
+        let all = self.facts.databases.iter().filter(|_| self.has_several());
+        let is_well = |of: &DatabaseFacts| {
+            is_good || of.kept_as.is_none() && of.classified.as_ref().is_some_and(|it| it.is_at_goal)
+        };
+        all.map(|of| OfDatabase { section: of.section.clone(), line: line_of(of), is_well: is_well(of) })
+            .collect()
+    }
+
+    fn change_lines(&self, of: &DatabaseFacts, line: &mut impl FnMut(&str, &str)) {
+        let name = if self.has_several() { format!("{}: ", of.section) } else { String::new() };
+        of.changes.iter().take(CHANGES_TOLD).for_each(|change| line("change", &format!("{name}{change}")));
+        if of.changes.len() > CHANGES_TOLD {
+            line("change", &format!("{name}and {} more (--json)", of.changes.len() - CHANGES_TOLD));
+        }
+    }
+
+    fn check_lines(&self, line: &mut impl FnMut(&str, &str)) {
+        for check in &self.facts.run.checks {
+            let verdict = if check.is_ok { "ok" } else { "FAILED" };
+            let of = check.database.iter().map(|of| format!(" of {of}")).collect::<String>();
+            let (name, expected, after) = (&check.name, &check.expected, &check.after);
+            line("check", &format!("{name}{of} {verdict}: {expected} was expected, {after}"));
+        }
+    }
+
     fn rehearsal_lines(&self, line: &mut impl FnMut(&str, &str)) {
-        let Some(rehearsal) = &self.facts.rehearsed else { return };
+        let Some(rehearsal) = &self.facts.run.rehearsed else { return };
         for (name, exit, elapsed_ms) in &rehearsal.steps {
             line("rehearsal", &format!("{name}: {exit}, in {}", duration_text(*elapsed_ms)));
         }
@@ -178,9 +233,51 @@ impl RunReport {
             let restore = if is_good { "" } else { " --restore, or" };
             return Some(format!("belay runs resolve {}{restore} --keep", self.run.id));
         }
-        let kept_as = self.facts.kept_as.as_ref()?;
-        Some(format!("look at {kept_as}; `belay retain` drops it when its time is over"))
+        let kept: Vec<&str> = self.facts.databases.iter().filter_map(|of| of.kept_as.as_deref()).collect();
+        match kept.as_slice() {
+            [] => None,
+            [kept_as] => Some(format!("look at {kept_as}; `belay retain` drops it when its time is over")),
+            several => Some(format!(
+                "look at {}; `belay retain` drops them when their time is over",
+                several.join(", ")
+            )),
+        }
     }
+}
+
+/// What became of one database among several.
+pub struct OfDatabase {
+    /// Its section.
+    pub section: String,
+    /// What became of it, in a line.
+    pub line: String,
+    /// Whether it is where the run was to bring it.
+    pub is_well: bool,
+}
+
+/// What became of one database, in a line.
+fn line_of(of: &DatabaseFacts) -> String {
+    let mut facts: Vec<String> = of.classified.iter().map(|it| it.class.to_string()).collect();
+    if let Some(armed) = &of.armed {
+        let after = of.after.as_ref().map_or_else(|| "?".into(), |after| words(&after.revisions));
+        facts.push(format!("{} -> {after}", words(&armed.before.revisions)));
+    }
+    facts.extend(of.kept_as.iter().map(|kept_as| format!("put back, kept as {kept_as}")));
+    if facts.is_empty() { "not touched".into() } else { facts.join(", ") }
+}
+
+/// What became of one database.
+fn object_of(name: &str, of: &DatabaseFacts) -> Value {
+    json!({
+        "database": name,
+        "class": of.classified.as_ref().map(|classified| classified.class.as_str()),
+        "snapshot": of.snapshot.as_ref().map(|snapshot| snapshot.id.as_str()),
+        "revision_before": of.armed.as_ref().map(|armed| &armed.before.revisions),
+        "revision_expected": of.expected,
+        "revision_after": of.after.as_ref().map(|after| &after.revisions),
+        "pending": of.pending, "restored": of.kept_as.is_some(), "kept_as": of.kept_as,
+        "changes": of.changes, "foreign": of.foreign,
+    })
 }
 
 fn words(revisions: &[String]) -> String {

@@ -6,17 +6,18 @@ use std::time::Duration;
 use secrecy::{ExposeSecret as _, SecretString};
 use sqlx::postgres::PgConnection;
 
-use super::sessions::Watch;
+use super::environment::Address;
+use super::run::Run;
+use super::sessions::{Watch, keep_all_on};
 use super::walk::{Walk, stopped};
-use super::{JobError, Stopwatch, connection_of};
-use crate::command::{self, CommandLine};
+use super::{JobError, Stopwatch};
+use crate::command;
 use crate::postgres::session::{self, rows};
 use crate::rules::causes::in_a_sentence;
 use crate::rules::classify::Exit;
 use crate::rules::gate::{Outcome, Verdict};
 use crate::rules::mask::{CapturedOutput, Mask, MaskedLines};
 use crate::rules::sql::literal;
-use crate::settings::Connection;
 
 /// How long the processes of a run may take to end.
 const PROCESS_PATIENCE: Duration = Duration::from_secs(15);
@@ -55,36 +56,41 @@ impl<'a> Recorded<'a> {
 }
 
 /// What must not be shown of an environment.
-pub(super) fn mask_of(to: &Connection, database: &Connection) -> Mask {
+pub(super) fn mask_of(addresses: &[Address<'_>]) -> Mask {
     let secret = |password: &SecretString| password.expose_secret().to_owned();
-    Mask::new(to.password.iter().chain(&database.password).map(secret))
+    let passwords =
+        addresses.iter().flat_map(|it| it.to.password.iter().chain(&it.settings.connection.password));
+    Mask::new(passwords.map(secret))
 }
 
 impl Walk<'_> {
     /// Runs the command. From here on it may have started, whatever becomes of us.
     pub(super) async fn run_command(&mut self) -> Result<Outcome, JobError> {
-        let server = self.server().await?;
-        let to = connection_of(self.means.database, self.means.gate);
-        let environment = self.environment(&to, server.version_num);
-        let mask = mask_of(&to, &self.means.database.connection);
-        let (watch, recorded) = (Watch::of(self), Recorded::new(mask, self.means.on_output));
+        let server = self.run.server().await?;
+        let addresses = self.addresses();
+        let environment = self.run.environment(&addresses, server.version_num);
+        let recorded = Recorded::new(mask_of(&addresses), self.run.means.on_output);
+        let watches: Vec<_> = self.members.iter().map(|member| Watch::of(&self.run, member)).collect();
         let stopwatch = Stopwatch::start();
-        let mut stop = self.stop.clone();
+        let mut stop = self.run.stop.clone();
         let take = |bytes: &[u8]| recorded.take(bytes);
-        let line = self.command_line(&environment);
+        let line = self.run.command_line(&environment);
         let running = line.run(&take, async { _ = stopped(&mut stop).await });
         let ended = tokio::select! {
             ended = running => ended,
-            () = watch.keep_on() => unreachable!("the watch goes on until it is dropped"),
-            () = self.hold.guard_disk() => unreachable!("the guard goes on until it is dropped"),
+            () = keep_all_on(&watches) => unreachable!("the watch goes on until it is dropped"),
+            () = self.run.hold.guard_disk() => unreachable!("the guard goes on until it is dropped"),
         };
         let elapsed_ms = stopwatch.elapsed_ms();
-        let (named, foreign) = watch.into_seen(&to.user);
-        self.means.ledger.keep_output(&self.request.id, &recorded.text()).await?;
-        self.facts.command_ms = elapsed_ms;
-        (self.facts.has_named_sessions, self.facts.foreign_sessions) = (named, foreign);
-        self.facts.exit = Some(ended.unwrap_or_else(|error| {
-            self.facts.reasons.push(in_a_sentence(&error));
+        for ((member, watch), address) in self.members.iter_mut().zip(watches).zip(&addresses) {
+            let (named, foreign) = watch.into_seen(&address.to.user);
+            member.facts.has_named_sessions = named;
+            self.run.facts.foreign_sessions.extend(member.say_all(foreign));
+        }
+        self.run.means.ledger.keep_output(&self.run.request.id, &recorded.text()).await?;
+        self.run.facts.command_ms = elapsed_ms;
+        self.run.facts.exit = Some(ended.unwrap_or_else(|error| {
+            self.run.facts.reasons.push(in_a_sentence(&error));
             Exit::Status(NOT_STARTED)
         }));
         Ok(Outcome::Passed)
@@ -93,66 +99,59 @@ impl Walk<'_> {
     /// Ends every process and every session of the run, and looks again: a statement goes on when
     /// its client is gone, and may commit afterwards.
     pub(super) async fn settle(&mut self) -> Result<Outcome, JobError> {
-        let living = command::end_processes(&self.request.id, PROCESS_PATIENCE).await;
+        let living = command::end_processes(&self.run.request.id, PROCESS_PATIENCE).await;
         if living > 0 {
-            self.facts.reasons.push(format!("{living} processes of the command do not end"));
+            self.run.facts.reasons.push(format!("{living} processes of the command do not end"));
             return Ok(Outcome::Refused(Verdict::Unknown));
         }
-        let mut session = self.maintenance_session().await?;
+        let names: Vec<&str> = self.members.iter().map(|member| member.name()).collect();
+        let mut session = self.run.maintenance_session().await?;
         // No process of the run lives: whoever comes from now on is somebody else.
         let last_moment: String =
             session::answer(&mut session, "the time", "SELECT clock_timestamp()").await?;
-        let deadline = tokio::time::Instant::now() + self.means.gate.settle_timeout;
+        let deadline = tokio::time::Instant::now() + self.run.means.gate.settle_timeout;
         let mut quiet_looks = 0;
         while quiet_looks < QUIET_LOOKS {
-            let told = self.end_own_sessions(&mut session, &last_moment).await?;
+            let told = self.run.end_own_sessions(&mut session, &names, &last_moment).await?;
             quiet_looks = if told == 0 { quiet_looks + 1 } else { 0 };
             if told > 0 && tokio::time::Instant::now() >= deadline {
-                self.facts.reasons.push(format!("{told} sessions of the run do not end"));
+                self.run.facts.reasons.push(format!("{told} sessions of the run do not end"));
                 return Ok(Outcome::Refused(Verdict::Unknown));
             }
             tokio::time::sleep(SETTLE_PAUSE).await;
         }
-        self.facts.settled_lsn = Some(self.lsn().await?);
+        self.run.facts.settled_lsn = Some(self.run.lsn().await?);
         Ok(Outcome::Passed)
     }
+}
 
-    /// Ends the sessions that are or may be the run's: where writers are kept out, all that began
-    /// until `last_moment`; among those of an application that lives, the ones that are known.
+impl Run<'_> {
+    /// Ends the sessions in `databases` that are or may be the run's: where writers are kept out,
+    /// all that began until `last_moment`; among those of an application that lives, the ones that
+    /// are known.
     async fn end_own_sessions(
         &self,
         session: &mut PgConnection,
+        databases: &[&str],
         last_moment: &str,
     ) -> Result<usize, JobError> {
-        let role = self.means.gate.role.as_ref();
-        let is_of_run = match (self.facts.order, role) {
+        let application = literal(&super::application_name(&self.request.id));
+        let is_of_run = match (self.facts.order, &self.means.gate.role) {
             (Some(_), _) => "true".to_owned(),
-            (None, None) => {
-                format!("application_name = {}", literal(&super::application_name(&self.request.id)))
+            (None, None) => format!("application_name = {application}"),
+            (None, Some(role)) => {
+                format!("(application_name = {application} OR usename = {})", literal(&role.name))
             }
-            (None, Some(role)) => format!(
-                "(application_name = {} OR usename = {})",
-                literal(&super::application_name(&self.request.id)),
-                literal(&role.name)
-            ),
         };
+        let names: Vec<String> = databases.iter().map(|name| literal(name)).collect();
         let sql = format!(
             "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity \
-             WHERE datname = {} AND (backend_type = 'client backend' OR backend_type IS NULL AND usesysid IS NOT NULL) \
+             WHERE datname IN ({}) AND (backend_type = 'client backend' OR backend_type IS NULL AND usesysid IS NOT NULL) \
                AND coalesce(application_name, '') <> 'belay' AND pid <> pg_catalog.pg_backend_pid() \
                AND (backend_start IS NULL OR backend_start <= {}) AND {is_of_run}",
-            literal(&self.means.database.connection.database),
+            names.join(", "),
             literal(last_moment)
         );
         Ok(rows(session, "end the sessions of the run", sql).await?.len())
-    }
-
-    /// Another command of the same run, such as the way down of a rehearsal or a check.
-    pub(super) fn other_command<'s>(
-        &'s self,
-        words: &'s [String],
-        environment: &'s [(String, SecretString)],
-    ) -> CommandLine<'s> {
-        CommandLine { words, ..self.command_line(environment) }
     }
 }

@@ -3,6 +3,7 @@
 
 use secrecy::{ExposeSecret as _, SecretString};
 
+use super::Means;
 use crate::rules::template::{Placeholder, encoded};
 use crate::settings::{Connection, DatabaseSettings, GateSettings};
 
@@ -25,53 +26,100 @@ pub fn connection_of(database: &DatabaseSettings, gate: &GateSettings) -> Connec
     connection
 }
 
-/// The variables for a command of `run` that is to work on `to`.
+/// Where a command finds one of its databases.
+pub struct Address<'a> {
+    /// The database's settings.
+    pub settings: &'a DatabaseSettings,
+    /// How it is reached: the database itself, or a copy.
+    pub to: Connection,
+}
+
+/// Where a migration finds its databases, in the order given.
+pub fn addresses<'a>(means: &Means<'a>) -> Vec<Address<'a>> {
+    let address = |settings| Address { settings, to: connection_of(settings, means.gate) };
+    means.databases.iter().map(address).collect()
+}
+
+/// What every database of a run has its URL in, by its section: `BELAY_DATABASE_URL_<SECTION>`, in
+/// upper case, with `_` for whatever is neither a letter of ASCII nor a digit.
+pub fn url_variable(section: &str) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' };
+    format!("BELAY_DATABASE_URL_{}", section.chars().map(plain).collect::<String>())
+}
+
+/// The variables for a command of `run` that is to work on the databases at `addresses`.
 ///
-/// `own_options` are libpq options that the caller's environment has already.
+/// What names one database only, such as `PGDATABASE`, names the first. `own_options` are libpq
+/// options that the caller's environment has already.
 pub fn variables(
     run: &str,
-    to: &Connection,
-    env_prefix: Option<&str>,
+    addresses: &[Address<'_>],
     gate: &GateSettings,
     server_version_num: u32,
     own_options: Option<&str>,
 ) -> Vec<(String, SecretString)> {
-    let password =
-        to.password.as_ref().map(|password| password.expose_secret().to_owned()).unwrap_or_default();
-    let value_of = |place: Placeholder| match place {
-        Placeholder::Host => to.host.clone(),
-        Placeholder::Port => to.port.to_string(),
-        Placeholder::Name => to.database.clone(),
-        Placeholder::User => to.user.clone(),
-        Placeholder::Password => password.clone(),
-        Placeholder::Url => url(to),
+    let Some(first) = addresses.first() else { return Vec::new() };
+    let mut all = of_libpq(&first.to);
+    all.push(("PGAPPNAME".into(), application_name(run)));
+    all.push(("PGOPTIONS".into(), session_options(gate, server_version_num, own_options)));
+    all.push(("DATABASE_URL".into(), url(&first.to)));
+    for Address { settings, to } in addresses {
+        all.push((url_variable(&settings.key), url(to)));
+        all.extend(settings.env_prefix.iter().flat_map(|prefix| five_names(prefix, to)));
+    }
+    let in_templates = |section: Option<&str>, place| {
+        let of_section = |it: &&Address<'_>| section.is_none_or(|section| it.settings.key == section);
+        addresses.iter().find(of_section).map(|it| value_of(&it.to, place))
     };
+    let templates = gate.environment.iter();
+    all.extend(
+        // One that is about a database that the run is not about stays as the caller has it.
+        templates.filter_map(|(name, template)| Some((name.clone(), template.fill(in_templates)?))),
+    );
+    all.into_iter().map(|(name, value)| (name, SecretString::from(value))).collect()
+}
+
+fn of_libpq(to: &Connection) -> Vec<(String, String)> {
     let mut all = vec![
         ("PGHOST".to_owned(), to.host.clone()),
         ("PGPORT".into(), to.port.to_string()),
         ("PGDATABASE".into(), to.database.clone()),
         ("PGUSER".into(), to.user.clone()),
         ("PGSSLMODE".into(), to.sslmode.as_str().into()),
-        ("PGAPPNAME".into(), application_name(run)),
-        ("PGOPTIONS".into(), session_options(gate, server_version_num, own_options)),
-        ("DATABASE_URL".into(), url(to)),
     ];
     all.extend(to.sslrootcert.iter().map(|path| ("PGSSLROOTCERT".into(), path.display().to_string())));
-    if !password.is_empty() {
-        all.push(("PGPASSWORD".into(), password.clone()));
+    let password = value_of(to, Placeholder::Password);
+    all.extend(
+        (!password.is_empty())
+            .then_some(password)
+            .into_iter()
+            .map(|password| ("PGPASSWORD".into(), password)),
+    );
+    all
+}
+
+/// The names of an `env_prefix`.
+fn five_names(prefix: &str, to: &Connection) -> [(String, String); 5] {
+    [
+        ("HOST", Placeholder::Host),
+        ("PORT", Placeholder::Port),
+        ("NAME", Placeholder::Name),
+        ("USER", Placeholder::User),
+        ("PASSWORD", Placeholder::Password),
+    ]
+    .map(|(suffix, place)| (format!("{prefix}_{suffix}"), value_of(to, place)))
+}
+
+fn value_of(to: &Connection, place: Placeholder) -> String {
+    let password = || to.password.as_ref().map(|password| password.expose_secret().to_owned());
+    match place {
+        Placeholder::Host => to.host.clone(),
+        Placeholder::Port => to.port.to_string(),
+        Placeholder::Name => to.database.clone(),
+        Placeholder::User => to.user.clone(),
+        Placeholder::Password => password().unwrap_or_default(),
+        Placeholder::Url => url(to),
     }
-    if let Some(prefix) = env_prefix {
-        let five = [
-            ("HOST", Placeholder::Host),
-            ("PORT", Placeholder::Port),
-            ("NAME", Placeholder::Name),
-            ("USER", Placeholder::User),
-            ("PASSWORD", Placeholder::Password),
-        ];
-        all.extend(five.map(|(suffix, place)| (format!("{prefix}_{suffix}"), value_of(place))));
-    }
-    all.extend(gate.environment.iter().map(|(name, template)| (name.clone(), template.fill(value_of))));
-    all.into_iter().map(|(name, value)| (name, SecretString::from(value))).collect()
 }
 
 /// What the sessions of a run set: `synchronous_commit` marks their commits in the write-ahead
@@ -140,6 +188,12 @@ mod tests {
             url(&to("/run/postgresql")),
             "postgresql://o%27hara:p%40ss%2Fword@/my%20app?host=%2Frun%2Fpostgresql&port=5433"
         );
+    }
+
+    #[test]
+    fn every_database_has_a_variable_of_its_own() {
+        assert_eq!(url_variable("billing"), "BELAY_DATABASE_URL_BILLING");
+        assert_eq!(url_variable("my-app 2é"), "BELAY_DATABASE_URL_MY_APP_2_");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::fingerprint::Fingerprint;
-use crate::rules::classify::{Classified, Exit, Expected};
+use crate::rules::classify::{Class, Classified, Exit, Expected};
 use crate::rules::gate::Order;
 use crate::rules::layout::SnapshotId;
 use crate::rules::wal::Lsn;
@@ -53,14 +53,54 @@ pub enum Loss {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Facts {
-    /// The database's section in the settings.
-    pub section: String,
+    /// Of the run as a whole.
+    pub run: RunFacts,
+    /// Of each of its databases, in the order given; nothing for a run that died at once.
+    pub databases: Vec<DatabaseFacts>,
+}
+
+/// What is known of a run as a whole.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RunFacts {
     /// Where the command runs.
     pub directory: PathBuf,
     /// Whether there is a rehearsal.
     pub rehearsal: Rehearsal,
     /// When writers are kept out; `None` for a run that keeps nobody out.
     pub order: Option<Order>,
+    /// What the rehearsal showed.
+    pub rehearsed: Option<RehearsalFacts>,
+    /// Sessions of others that were seen while the command ran, each as a sentence.
+    pub foreign_sessions: Vec<String>,
+    /// How the command ended.
+    pub exit: Option<Exit>,
+    /// How long it ran.
+    pub command_ms: u64,
+    /// The write-ahead log's position when nothing of the run lived any more.
+    pub settled_lsn: Option<Lsn>,
+    /// What the run did to its databases as a whole.
+    pub class: Option<Class>,
+    /// The checks.
+    pub checks: Vec<CheckResult>,
+    /// What becomes of a fence that cannot be released.
+    pub failed_release: FailedRelease,
+    /// What an operator's restore may lose.
+    pub loss: Loss,
+    /// Fences that an operator declared down, each with what it answered.
+    pub declared_down: Vec<String>,
+    /// Why the run ended as it did, each as a sentence.
+    pub reasons: Vec<String>,
+    /// What else should be known.
+    pub notes: Vec<String>,
+}
+
+/// What is known of one database of a run.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DatabaseFacts {
+    /// Its section in the settings.
+    pub section: String,
     /// The database, by what a rename does not change.
     pub identity: Option<Identity>,
     /// Revisions that are pending, in the order in which they would run.
@@ -69,20 +109,12 @@ pub struct Facts {
     pub expected: Option<Expected>,
     /// The snapshot that the run stands on.
     pub snapshot: Option<TakenSnapshot>,
-    /// What the rehearsal showed.
-    pub rehearsed: Option<RehearsalFacts>,
+    /// What the rehearsal reached on its copy.
+    pub rehearsed: Option<Reached>,
     /// The state before the command.
     pub armed: Option<Armed>,
-    /// Sessions of others that were seen while the command ran, each as a sentence.
-    pub foreign_sessions: Vec<String>,
     /// Whether a session was seen that calls itself this run's.
     pub has_named_sessions: bool,
-    /// How the command ended.
-    pub exit: Option<Exit>,
-    /// How long it ran.
-    pub command_ms: u64,
-    /// The write-ahead log's position when nothing of the run lived any more.
-    pub settled_lsn: Option<Lsn>,
     /// The state after it.
     pub after: Option<Fingerprint>,
     /// What the run did.
@@ -93,22 +125,10 @@ pub struct Facts {
     pub foreign_unknown: Option<String>,
     /// The failed database lets nobody in, and nothing of others was committed before that.
     pub is_closed: bool,
-    /// What becomes of a fence that cannot be released.
-    pub failed_release: FailedRelease,
-    /// What an operator's restore may lose.
-    pub loss: Loss,
-    /// Fences that an operator declared down, each with what it answered.
-    pub declared_down: Vec<String>,
     /// What differs between before and after, each as a sentence.
     pub changes: Vec<String>,
-    /// The checks.
-    pub checks: Vec<CheckResult>,
     /// What the failed database is called now.
     pub kept_as: Option<String>,
-    /// Why the run ended as it did, each as a sentence.
-    pub reasons: Vec<String>,
-    /// What else should be known.
-    pub notes: Vec<String>,
 }
 
 /// A database, by what a rename does not change.
@@ -178,12 +198,18 @@ pub struct Armed {
 pub struct RehearsalFacts {
     /// Each command of it, how it ended, and how long it took in milliseconds.
     pub steps: Vec<(String, String, u64)>,
-    /// The revisions that it reached.
-    pub revisions: Vec<String>,
-    /// The schema that it reached, in any order of its lines.
-    pub schema_bag: String,
     /// Strong locks that were seen, each as a sentence.
     pub locks: Vec<String>,
+}
+
+/// What a rehearsal reached on the copy of one database.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Reached {
+    /// The revisions.
+    pub revisions: Vec<String>,
+    /// The schema, in any order of its lines.
+    pub schema_bag: String,
 }
 
 /// One check, before and after.
@@ -191,6 +217,9 @@ pub struct RehearsalFacts {
 pub struct CheckResult {
     /// Its name.
     pub name: String,
+    /// The section of the database that was asked, for an SQL check of a run over several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub database: Option<String>,
     /// What was expected, in words.
     pub expected: String,
     /// The answer before, for an SQL check that is answered now.

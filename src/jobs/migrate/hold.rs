@@ -11,7 +11,7 @@ use sqlx::postgres::PgConnection;
 use tokio::sync::Mutex;
 
 use super::JobError;
-use super::walk::Walk;
+use super::run::Run;
 use crate::postgres::PostgresError;
 use crate::postgres::session::{self, column, rows};
 use crate::rules::causes::in_a_sentence;
@@ -30,7 +30,7 @@ pub(super) struct LogHold {
     directory: Option<PathBuf>,
 }
 
-impl Walk<'_> {
+impl Run<'_> {
     /// Holds the log from now on, where the server lets us; why not is a note of the run.
     pub(super) async fn hold_log(&mut self) -> Result<(), JobError> {
         self.let_go_of_log().await;
@@ -56,7 +56,7 @@ impl Walk<'_> {
             found.first().map(|row| column::<Option<String>>(row, "directory")).transpose()?.flatten();
         let is_limited =
             found.first().map(|row| column::<bool>(row, "is_limited")).transpose()?.unwrap_or_default();
-        let is_local = self.means.database.connection.is_local();
+        let is_local = self.connection().is_local();
         let directory =
             directory.filter(|_| is_local).map(PathBuf::from).filter(|path| free_percent(path).is_some());
         // A disk that we do not see, and that the server does not guard, is not ours to fill.

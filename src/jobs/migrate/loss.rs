@@ -2,28 +2,30 @@
 
 use super::JobError;
 use super::facts::Loss;
-use super::walk::Walk;
+use super::member::Member;
+use super::run::Run;
 use super::window::Committed;
 use crate::rules::wal::attribution::{self, Attributed};
 use crate::rules::wal::summary;
 
-impl Walk<'_> {
+impl Member<'_> {
     /// Why an operator's restore does not begin: what would be lost, unless that is accepted.
-    pub(super) async fn unaccepted_loss(&mut self) -> Result<Option<String>, JobError> {
-        let Some(loss) = self.loss().await? else { return Ok(None) };
-        if self.facts.loss == Loss::Refused {
+    pub(super) async fn unaccepted_loss(&self, run: &mut Run<'_>) -> Result<Option<String>, JobError> {
+        let Some(loss) = self.loss(run).await? else { return Ok(None) };
+        if run.facts.loss == Loss::Refused {
             return Ok(Some(format!(
                 "{loss}; it would be lost, but kept aside (--accept-loss restores nevertheless)"
             )));
         }
-        self.facts.notes.push(format!("{loss}; it is in the database that is kept aside alone"));
+        let note = self.says(format!("{loss}; it is in the database that is kept aside alone"));
+        run.facts.notes.push(note);
         Ok(None)
     }
 
     /// What was committed since the snapshot, and not by the run, in words; `None` for nothing.
-    async fn loss(&mut self) -> Result<Option<String>, JobError> {
-        let now = self.lsn().await?;
-        let (commits, straddlers) = match self.committed_since_snapshot(now).await? {
+    async fn loss(&self, run: &mut Run<'_>) -> Result<Option<String>, JobError> {
+        let now = run.lsn().await?;
+        let (commits, straddlers) = match self.committed_since_snapshot(run, now).await? {
             Committed::Known { commits, straddlers } => (commits, straddlers),
             Committed::Unknown(why) => {
                 return Ok(Some(format!("what was committed since the snapshot is not known: {why}")));

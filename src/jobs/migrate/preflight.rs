@@ -1,10 +1,16 @@
-//! Before anything is touched: the lock, and everything that could stop the run or a restore.
+//! Before anything is touched: the locks, and everything that could stop the run or a restore.
 
+use std::collections::BTreeSet;
+
+use sqlx::postgres::PgConnection;
+
+use super::environment::url_variable;
 use super::facts::{Identity, Pending, Rehearsal};
 use super::fingerprint::{rows_of, schemas_of, why_ambiguous};
+use super::member::Member;
+use super::run::Run;
 use super::walk::Walk;
 use crate::checkout::Checkout;
-use crate::command::CommandLine;
 use crate::jobs::JobError;
 use crate::jobs::restore::plan;
 use crate::postgres::session::{self, column, rows};
@@ -15,94 +21,207 @@ use crate::rules::classify::Expected;
 use crate::rules::gate::{Outcome, Verdict};
 use crate::rules::manifest::Depth;
 use crate::rules::sql::literal;
-use crate::settings::OnFailure;
+use crate::settings::{Connection, OnFailure};
 
 impl Walk<'_> {
-    /// Takes the advisory lock of the database's gate, in the maintenance database: those of the
-    /// database itself would not outlive a swap.
-    pub(super) async fn request_lock(&mut self) -> Result<Outcome, JobError> {
-        let name = &self.means.database.connection.database;
-        let mut session = self.maintenance_session().await?;
-        if !session::try_work_under(&mut session, &format!("belay:gate:{name}")).await? {
-            self.facts.reasons.push(format!("another host runs a migration of {name}"));
-            return Ok(Outcome::Refused(Verdict::Busy));
+    /// Takes the advisory locks of the databases' gates, in the maintenance database: those of the
+    /// databases themselves would not outlive a swap.
+    pub(super) async fn request_locks(&mut self) -> Result<Outcome, JobError> {
+        if let Some(reason) = self.why_not_one_server() {
+            self.run.facts.reasons.push(reason);
+            return Ok(Outcome::Refused(Verdict::Refused));
         }
-        let mut own = session::connect(&self.means.database.connection).await?;
-        let (oid, system_identifier) = describe::identity(&mut own).await?;
+        let mut session = self.run.maintenance_session().await?;
+        // Always in the same order, so that of two runs that share databases one has them all.
+        let names: BTreeSet<&str> = self.members.iter().map(|member| member.name()).collect();
+        for name in names {
+            if !session::try_work_under(&mut session, &format!("belay:gate:{name}")).await? {
+                self.run.facts.reasons.push(format!("another host runs a migration of {name}"));
+                return Ok(Outcome::Refused(Verdict::Busy));
+            }
+        }
         let timeline = wal::timeline(&mut session).await?;
-        self.facts.identity = Some(Identity { oid, system_identifier, timeline });
-        self.lock = Some(session);
+        for member in &mut self.members {
+            let mut own = session::connect(&member.settings.connection).await?;
+            let (oid, system_identifier) = describe::identity(&mut own).await?;
+            member.facts.identity = Some(Identity { oid, system_identifier, timeline });
+        }
+        if let Some(reason) = self.why_not_one_cluster() {
+            self.run.facts.reasons.push(reason);
+            return Ok(Outcome::Refused(Verdict::Refused));
+        }
+        self.run.lock = Some(session);
         Ok(Outcome::Passed)
+    }
+
+    /// Why the databases cannot be those of one cluster, by how they are reached.
+    fn why_not_one_server(&self) -> Option<String> {
+        let first = self.run.means.first();
+        let server = |at: &Connection| format!("{}:{}", at.host, at.port);
+        let other = self
+            .members
+            .iter()
+            .map(|member| member.settings)
+            .find(|settings| server(&settings.connection) != server(&first.connection))?;
+        Some(format!(
+            "{} is on {} and {} on {}: the databases of one run are of one cluster, which swaps them at once",
+            first.key,
+            server(&first.connection),
+            other.key,
+            server(&other.connection)
+        ))
+    }
+
+    /// Why the databases are not those of one cluster, by what PostgreSQL says of itself.
+    fn why_not_one_cluster(&self) -> Option<String> {
+        let mut identified = self
+            .members
+            .iter()
+            .filter_map(|member| Some((member, member.facts.identity.as_ref()?.system_identifier.as_ref()?)));
+        let (first, of_first) = identified.next()?;
+        let (other, _) = identified.find(|(_, other)| *other != of_first)?;
+        Some(format!(
+            "{} and {} are of different clusters, though both are reached by {}:{}",
+            first.settings.key,
+            other.settings.key,
+            self.run.connection().host,
+            self.run.connection().port
+        ))
     }
 
     /// Looks at all that must be so, and tells every reason against at once.
     pub(super) async fn preflight(&mut self) -> Result<Outcome, JobError> {
         let mut reasons = Vec::new();
-        let server = self.server().await?;
+        let server = self.run.server().await?;
         reasons.extend(self.held_runs().await?);
-        let line = self.command_line(&[]);
+        let line = self.run.command_line(&[]);
         reasons.extend(line.why_not_there());
         if reasons.is_empty() {
             line.program()?;
         }
-        self.means.catalog.check_writer(self.means.signing)?;
-        self.look_at_revisions().await?;
-        // A check that cannot be asked now could not be asked afterwards either.
-        self.answers().await?;
-        reasons.extend(self.breaking_changes());
-        reasons.extend(self.missing_key());
-        if self.means.gate.on_failure == OnFailure::Restore {
+        self.run.means.catalog.check_writer(self.run.means.signing)?;
+        for member in &mut self.members {
+            member.look_at_revisions(&mut self.run).await?;
+            // A check that cannot be asked now could not be asked afterwards either.
+            if let Err(error) = member.answers(&self.run).await {
+                reasons.push(member.says(in_a_sentence(&error)));
+            }
+            reasons.extend(member.say_all(member.breaking_changes(&self.run)));
+        }
+        reasons.extend(self.shared_variables());
+        reasons.extend(self.run.missing_key());
+        if self.run.means.gate.on_failure == OnFailure::Restore {
             reasons.extend(self.what_forbids_a_restore().await?);
         }
         if let Some(why) = server.wal.why_not() {
-            self.facts.notes.push(format!(
+            self.run.facts.notes.push(format!(
                 "what is committed cannot be read from the write-ahead log, so that a failed migration may end as unknown: {why}"
             ));
         }
         if reasons.is_empty() {
             return Ok(Outcome::Passed);
         }
-        self.facts.reasons.extend(reasons);
+        self.run.facts.reasons.extend(reasons);
         Ok(Outcome::Refused(Verdict::Refused))
     }
 
-    /// Runs of this database that wait for an operator: what they decide must not undo this one.
+    /// Runs of these databases that wait for an operator: what they decide must not undo this one.
     async fn held_runs(&self) -> Result<Vec<String>, JobError> {
-        let name = &self.means.database.connection.database;
-        let runs = self.means.ledger.held_runs(name).await?;
+        let mut runs = BTreeSet::new();
+        for member in &self.members {
+            runs.extend(self.run.means.ledger.held_runs(member.name()).await?);
+        }
         Ok(runs
             .into_iter()
             .map(|run| format!("run {run} is held: `belay runs resolve {run}` first"))
             .collect())
     }
 
-    /// The command, to be run with `environment`.
-    pub(super) fn command_line<'s>(
-        &'s self,
-        environment: &'s [(String, secrecy::SecretString)],
-    ) -> CommandLine<'s> {
-        CommandLine {
-            words: &self.request.words,
-            directory: &self.request.directory,
-            environment,
-            mark: &self.request.id,
-            path: self.means.path,
-            timeout: self.means.gate.timeout,
-        }
+    /// Variables that two of the databases would have their addresses in.
+    fn shared_variables(&self) -> Vec<String> {
+        let mut taken = BTreeSet::new();
+        let prefixes = self.members.iter().filter_map(|member| member.settings.env_prefix.clone());
+        let names = self.members.iter().map(|member| url_variable(&member.settings.key)).chain(prefixes);
+        names
+            .filter(|name| !taken.insert(name.clone()))
+            .map(|name| format!("two of the databases have their addresses in {name}"))
+            .collect()
     }
 
+    async fn what_forbids_a_restore(&self) -> Result<Vec<String>, JobError> {
+        let mut session = self.run.maintenance_session().await?;
+        let mut reasons = Vec::new();
+        let mut bytes = 0;
+        for member in &self.members {
+            let (own_bytes, forbids) =
+                self.run.what_forbids_a_restore_of(member.name(), &mut session).await?;
+            bytes += own_bytes;
+            reasons.extend(member.say_all(forbids));
+        }
+        reasons.extend(plan::no_room(self.run.connection(), &mut session, bytes).await?);
+        Ok(reasons)
+    }
+}
+
+impl Run<'_> {
+    fn missing_key(&self) -> Option<String> {
+        let gate = self.means.gate;
+        let opens = gate.verify_depth > Depth::Stored
+            || self.facts.rehearsal != Rehearsal::Not
+            || gate.on_failure == OnFailure::Restore;
+        let is_missing = opens && self.means.opener.is_none();
+        is_missing.then(|| {
+            "there is no identity on this host: a snapshot could be taken, but neither verified nor put back".into()
+        })
+    }
+
+    /// How large a database is, and what speaks against putting it back.
+    async fn what_forbids_a_restore_of(
+        &self,
+        name: &str,
+        session: &mut PgConnection,
+    ) -> Result<(u64, Vec<String>), JobError> {
+        let mut reasons = plan::what_binds(session, name, &self.means.gate.disposable_slots).await?;
+        let sql = format!(
+            "SELECT r.rolsuper OR r.rolcreatedb AS makes, r.rolsuper OR pg_catalog.pg_has_role(d.datdba, 'MEMBER') AS owns, \
+                r.rolsuper OR pg_catalog.pg_has_role('pg_signal_backend', 'MEMBER') AS ends, \
+                r.rolsuper OR pg_catalog.pg_has_role('pg_read_all_stats', 'MEMBER') AS sees, \
+                pg_catalog.pg_database_size(d.oid) AS bytes \
+             FROM pg_catalog.pg_roles r, pg_catalog.pg_database d WHERE r.rolname = current_user AND d.datname = {}",
+            literal(name)
+        );
+        let mut bytes = 0;
+        for row in rows(session, "look at what a restore needs", sql).await? {
+            let needs = [
+                ("makes", "may not make databases (CREATEDB)"),
+                ("owns", "does not own the database"),
+                ("ends", "may not end the sessions of others (pg_signal_backend)"),
+                ("sees", "may not see whose the sessions of others are (pg_read_all_stats)"),
+            ];
+            for (right, lack) in needs {
+                if !column::<bool>(&row, right)? {
+                    reasons.push(format!("role {} {lack}", self.connection().user));
+                }
+            }
+            bytes = u64::try_from(column::<i64>(&row, "bytes")?).unwrap_or_default();
+        }
+        Ok((bytes, reasons))
+    }
+}
+
+impl Member<'_> {
     /// Reads the revisions of the database, and from an Alembic checkout which are pending.
-    async fn look_at_revisions(&mut self) -> Result<(), JobError> {
-        let server = self.server().await?;
-        let mut session = session::connect(&self.means.database.connection).await?;
-        let tables = self.look(&server.tools).version_tables(&mut session).await?;
+    async fn look_at_revisions(&mut self, run: &mut Run<'_>) -> Result<(), JobError> {
+        let server = run.server().await?;
+        let mut session = session::connect(&self.settings.connection).await?;
+        let tables = self.look(run, &server.tools).version_tables(&mut session).await?;
         let (current, schemas) = (rows_of(&tables), schemas_of(tables));
-        let Some(intent) = Intent::of(&self.request.words) else {
+        let Some(intent) = Intent::of(&run.request.words) else {
             self.facts.expected = Some(Expected::Unknown("the command is not Alembic's".into()));
             return Ok(());
         };
-        let config = self.request.alembic_config.as_deref();
-        let checkout = match Checkout::read(&self.request.directory, &intent, config) {
+        let config = run.request.alembic_config.as_deref();
+        let checkout = match Checkout::read(&run.request.directory, &intent, config) {
             Ok(Some(checkout)) => checkout,
             Ok(None) => {
                 self.facts.expected = Some(Expected::Unknown("there is no alembic.ini to read".into()));
@@ -129,8 +248,8 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn breaking_changes(&self) -> Vec<String> {
-        if self.request.allows_breaking || self.means.gate.allow_breaking {
+    fn breaking_changes(&self, run: &Run<'_>) -> Vec<String> {
+        if run.request.allows_breaking || run.means.gate.allow_breaking {
             return Vec::new();
         }
         let breaking = |pending: &Pending| {
@@ -141,47 +260,6 @@ impl Walk<'_> {
             ))
         };
         self.facts.pending.iter().filter_map(breaking).collect()
-    }
-
-    fn missing_key(&self) -> Option<String> {
-        let gate = self.means.gate;
-        let opens = gate.verify_depth > Depth::Stored
-            || self.facts.rehearsal != Rehearsal::Not
-            || gate.on_failure == OnFailure::Restore;
-        let is_missing = opens && self.means.opener.is_none();
-        is_missing.then(|| {
-            "there is no identity on this host: a snapshot could be taken, but neither verified nor put back".into()
-        })
-    }
-
-    async fn what_forbids_a_restore(&self) -> Result<Vec<String>, JobError> {
-        let name = &self.means.database.connection.database;
-        let mut session = self.maintenance_session().await?;
-        let mut reasons = plan::what_binds(&mut session, name, &self.means.gate.disposable_slots).await?;
-        let sql = format!(
-            "SELECT r.rolsuper OR r.rolcreatedb AS makes, r.rolsuper OR pg_catalog.pg_has_role(d.datdba, 'MEMBER') AS owns, \
-                r.rolsuper OR pg_catalog.pg_has_role('pg_signal_backend', 'MEMBER') AS ends, \
-                r.rolsuper OR pg_catalog.pg_has_role('pg_read_all_stats', 'MEMBER') AS sees, \
-                pg_catalog.pg_database_size(d.oid) AS bytes \
-             FROM pg_catalog.pg_roles r, pg_catalog.pg_database d WHERE r.rolname = current_user AND d.datname = {}",
-            literal(name)
-        );
-        for row in rows(&mut session, "look at what a restore needs", sql).await? {
-            let needs = [
-                ("makes", "may not make databases (CREATEDB)"),
-                ("owns", "does not own the database"),
-                ("ends", "may not end the sessions of others (pg_signal_backend)"),
-                ("sees", "may not see whose the sessions of others are (pg_read_all_stats)"),
-            ];
-            for (right, lack) in needs {
-                if !column::<bool>(&row, right)? {
-                    reasons.push(format!("role {} {lack}", self.means.database.connection.user));
-                }
-            }
-            let bytes = u64::try_from(column::<i64>(&row, "bytes")?).unwrap_or_default();
-            reasons.extend(plan::no_room(&self.means.database.connection, &mut session, bytes).await?);
-        }
-        Ok(reasons)
     }
 }
 

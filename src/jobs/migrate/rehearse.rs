@@ -1,24 +1,30 @@
-//! The command against a scratch copy of the snapshot: up, or up, down and up again.
+//! The command against scratch copies of the snapshots: up, or up, down and up again. Each database
+//! has its copy in a cluster of its own, and so its own address in the command's environment.
 //!
-//! While it runs, the database itself lets nobody in where writers are kept out anyway: a command
+//! While it runs, the databases themselves let nobody in where writers are kept out anyway: a command
 //! that takes its connection from elsewhere than its environment fails, instead of migrating what
-//! was not to be touched. Where writers are not kept out, the database is looked at before and after.
+//! was not to be touched. Where writers are not kept out, the databases are looked at before and after.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use futures::future::join_all;
 use rand::RngExt as _;
 use rand::distr::Alphanumeric;
 use secrecy::SecretString;
 
 use super::during::{Recorded, mask_of};
-use super::facts::{Rehearsal, RehearsalFacts};
+use super::environment::Address;
+use super::facts::{Reached, Rehearsal, RehearsalFacts};
 use super::fingerprint::{Look, why_ambiguous};
-use super::sessions::Watch;
+use super::member::Member;
+use super::run::Run;
+use super::sessions::{Watch, keep_all_on};
 use super::stray::Strayed;
 use super::walk::Walk;
 use super::{JobError, Stopwatch, connection_of};
+use crate::jobs::verify::ScratchCopy;
 use crate::postgres::session::{self, column, rows};
 use crate::rules::classify::{Exit, Expected};
 use crate::rules::gate::{Decision, Outcome, Verdict};
@@ -31,67 +37,78 @@ const LOCK_PAUSE: Duration = Duration::from_millis(50);
 impl Walk<'_> {
     /// Rehearses, if that was asked for.
     pub(super) async fn rehearse(&mut self) -> Result<Outcome, JobError> {
-        if self.facts.rehearsal == Rehearsal::Not || self.facts.rehearsed.is_some() {
+        if self.run.facts.rehearsal == Rehearsal::Not || self.run.facts.rehearsed.is_some() {
             return Ok(Outcome::Passed);
         }
-        let Some(copy) = self.copy.take() else {
-            self.facts.reasons.push("there is no scratch copy to rehearse on".into());
+        let copies: Vec<ScratchCopy> =
+            self.members.iter_mut().filter_map(|member| member.copy.take()).collect();
+        if copies.len() < self.members.len() {
+            self.run.facts.reasons.push("there is no scratch copy to rehearse on".into());
             return Ok(Outcome::Refused(Verdict::RehearsalFailed));
-        };
-        if self.is_fenced() {
-            self.close_database().await?;
         }
-        let production = self.production_before().await?;
-        let watch = Watch::of(self);
+        if self.run.is_fenced() {
+            for member in &mut self.members {
+                member.close_database(&self.run).await?;
+            }
+        }
+        let mut production = Vec::new();
+        for member in &self.members {
+            production.push(member.production_before(&mut self.run).await?);
+        }
+        let watches: Vec<_> = self.members.iter().map(|member| Watch::of(&self.run, member)).collect();
         let rehearsed = tokio::select! {
-            rehearsed = self.rehearse_on(&copy.connection) => rehearsed,
-            () = watch.keep_on() => unreachable!("the watch goes on until it is dropped"),
+            rehearsed = self.rehearse_on(&copies) => rehearsed,
+            () = keep_all_on(&watches) => unreachable!("the watch goes on until it is dropped"),
         };
         self.reopen_if_closed().await?;
-        copy.remove().await?;
-        let strayed = match &production {
-            Some(before) => self.strayed(before).await?,
-            None => Strayed::No,
-        };
-        if let Strayed::Surely(why) = &strayed {
-            // The database was migrated past every guard: that is for a person to look at.
-            self.facts.reasons.push(format!("rehearsal: {why}"));
-            return Ok(Outcome::Decided(Decision::Hold(Verdict::Unknown)));
+        for copy in copies {
+            copy.remove().await?;
+        }
+        let mut perhaps = Vec::new();
+        for (member, before) in self.members.iter().zip(&production) {
+            match member.strayed(&mut self.run, before.as_ref()).await? {
+                Strayed::No => {}
+                Strayed::Perhaps(why) => perhaps.push(member.says(why)),
+                Strayed::Surely(why) => {
+                    // The database was migrated past every guard: that is for a person to look at.
+                    self.run.facts.reasons.push(format!("rehearsal: {}", member.says(why)));
+                    return Ok(Outcome::Decided(Decision::Hold(Verdict::Unknown)));
+                }
+            }
         }
         let mut problems = rehearsed?;
-        if let Strayed::Perhaps(why) = strayed {
-            problems.push(why);
-        }
-        let (has_strayed, _) = watch.into_seen(&self.means.database.connection.user);
-        if has_strayed {
-            problems.push("the command connected to the database itself: it takes its address from elsewhere than its environment".into());
+        problems.extend(perhaps);
+        for (member, watch) in self.members.iter().zip(watches) {
+            let (has_strayed, _) = watch.into_seen(&member.settings.connection.user);
+            if has_strayed {
+                problems.push(member.says("the command connected to the database itself: it takes its address from elsewhere than its environment"));
+            }
         }
         if !problems.is_empty() {
-            self.facts.reasons.extend(problems.into_iter().map(|problem| format!("rehearsal: {problem}")));
+            let problems = problems.into_iter().map(|problem| format!("rehearsal: {problem}"));
+            self.run.facts.reasons.extend(problems);
             return Ok(Outcome::Refused(Verdict::RehearsalFailed));
         }
-        Ok(match self.facts.rehearsal {
+        Ok(match self.run.facts.rehearsal {
             Rehearsal::Only => Outcome::Decided(Decision::Release(Verdict::Rehearsed)),
             Rehearsal::Not | Rehearsal::First => Outcome::Passed,
         })
     }
 
-    /// Runs the cycle on the copy; returns what went wrong.
-    async fn rehearse_on(&mut self, copy: &Connection) -> Result<Vec<String>, JobError> {
-        let to = self.as_the_migrations_role(copy).await?;
-        let server = self.server().await?;
+    /// Runs the cycle on the copies, one for each database; returns what went wrong.
+    async fn rehearse_on(&mut self, copies: &[ScratchCopy]) -> Result<Vec<String>, JobError> {
+        let server = self.run.server().await?;
+        let mut addresses = Vec::new();
+        for (member, copy) in self.members.iter().zip(copies) {
+            addresses.push(member.as_the_migrations_role(&self.run, &copy.connection).await?);
+        }
         let mut facts = RehearsalFacts::default();
-        let locks = LockWatch::new(copy);
-        let up = ("up", self.request.words.clone());
-        let steps = match &self.means.gate.rehearse_cycle {
-            RehearsalCycle::Up => vec![up],
-            RehearsalCycle::UpDownUp { down } => vec![up.clone(), ("down", down.clone()), ("up again", up.1)],
-        };
+        let locks: Vec<_> = copies.iter().map(|copy| LockWatch::new(&copy.connection)).collect();
         let mut problems = Vec::new();
-        for (name, words) in steps {
+        for (name, words) in self.run.rehearsal_steps() {
             let (exit, elapsed_ms) = tokio::select! {
-                ran = self.run_step(&words, &to, server.version_num) => ran?,
-                () = locks.keep_on() => unreachable!("the watch goes on until it is dropped"),
+                ran = self.run.rehearse_step(&words, &addresses, server.version_num) => ran?,
+                _ = join_all(locks.iter().map(LockWatch::keep_on)) => unreachable!("the watch goes on until it is dropped"),
             };
             facts.steps.push((name.into(), exit.to_string(), elapsed_ms));
             if !exit.is_success() {
@@ -99,53 +116,79 @@ impl Walk<'_> {
                 break;
             }
         }
-        let reached = Look { connection: copy, ..self.look(&server.tools) }.take().await?;
-        if let Some(why) = why_ambiguous(&reached.version_schemas) {
-            self.facts.expected = Some(Expected::Unknown(why));
+        let is_good = problems.is_empty();
+        for ((member, copy), locks) in self.members.iter_mut().zip(copies).zip(locks) {
+            let look = Look { connection: &copy.connection, ..member.look(&self.run, &server.tools) };
+            let reached = look.take().await?;
+            if let Some(why) = why_ambiguous(&reached.version_schemas) {
+                member.facts.expected = Some(Expected::Unknown(why));
+            }
+            let reached = Reached { revisions: reached.revisions, schema_bag: reached.schema_bag };
+            problems.extend(member.note_reached(reached, is_good));
+            facts.locks.extend(member.say_all(locks.into_seen()));
         }
-        if let (true, Some(Expected::Revisions(expected))) = (problems.is_empty(), &self.facts.expected)
-            && *expected != reached.revisions
-        {
-            problems.push(format!(
-                "it reached {}, not {}",
-                reached.revisions.join(", "),
-                expected.join(", ")
-            ));
-        }
-        facts.locks = locks.into_seen();
-        (facts.revisions, facts.schema_bag) = (reached.revisions, reached.schema_bag);
-        if problems.is_empty()
-            && matches!(self.facts.expected, Some(Expected::Unknown(_)))
-            && !facts.revisions.is_empty()
-        {
-            self.facts.expected = Some(Expected::Revisions(facts.revisions.clone()));
-        }
-        self.facts.rehearsed = Some(facts);
+        self.run.facts.rehearsed = Some(facts);
         Ok(problems)
+    }
+}
+
+impl Member<'_> {
+    /// Writes down what the rehearsal reached; returns why that is not what was to be reached.
+    fn note_reached(&mut self, reached: Reached, is_good: bool) -> Option<String> {
+        let mut problem = None;
+        if is_good {
+            match &self.facts.expected {
+                Some(Expected::Revisions(expected)) if *expected != reached.revisions => {
+                    let (now, wanted) = (reached.revisions.join(", "), expected.join(", "));
+                    problem = Some(self.says(format!("it reached {now}, not {wanted}")));
+                }
+                Some(Expected::Unknown(_)) if !reached.revisions.is_empty() => {
+                    self.facts.expected = Some(Expected::Revisions(reached.revisions.clone()));
+                }
+                _ => {}
+            }
+        }
+        self.facts.rehearsed = Some(reached);
+        problem
     }
 
     /// The copy, as the role that migrates the database: what it makes belongs to the same owner.
-    async fn as_the_migrations_role(&self, copy: &Connection) -> Result<Connection, JobError> {
-        let user = connection_of(self.means.database, self.means.gate).user;
+    async fn as_the_migrations_role(
+        &self,
+        run: &Run<'_>,
+        copy: &Connection,
+    ) -> Result<Address<'_>, JobError> {
+        let user = connection_of(self.settings, run.means.gate).user;
         if user == copy.user {
-            return Ok(copy.clone());
+            return Ok(Address { settings: self.settings, to: copy.clone() });
         }
         let password: String = rand::rng().sample_iter(Alphanumeric).take(32).map(char::from).collect();
         let mut session = session::connect(copy).await?;
         let sql = format!("ALTER ROLE {} LOGIN PASSWORD {}", quoted(&user), literal(&password));
         session::run(&mut session, "let the migration's role into the scratch copy", sql).await?;
-        Ok(Connection { user, password: Some(SecretString::from(password)), ..copy.clone() })
+        let to = Connection { user, password: Some(SecretString::from(password)), ..copy.clone() };
+        Ok(Address { settings: self.settings, to })
+    }
+}
+
+impl Run<'_> {
+    /// The commands of a rehearsal, by what they are called.
+    fn rehearsal_steps(&self) -> Vec<(&'static str, Vec<String>)> {
+        let up = ("up", self.request.words.clone());
+        match &self.means.gate.rehearse_cycle {
+            RehearsalCycle::Up => vec![up],
+            RehearsalCycle::UpDownUp { down } => vec![up.clone(), ("down", down.clone()), ("up again", up.1)],
+        }
     }
 
-    async fn run_step(
+    async fn rehearse_step(
         &self,
         words: &[String],
-        to: &Connection,
+        addresses: &[Address<'_>],
         version_num: u32,
     ) -> Result<(Exit, u64), JobError> {
-        let environment = self.environment(to, version_num);
-        let mask = mask_of(to, &self.means.database.connection);
-        let recorded = Recorded::new(mask, self.means.on_output);
+        let environment = self.environment(addresses, version_num);
+        let recorded = Recorded::new(mask_of(addresses), self.means.on_output);
         let stopwatch = Stopwatch::start();
         let take = |bytes: &[u8]| recorded.take(bytes);
         let exit = self.other_command(words, &environment).run(&take, std::future::pending()).await?;

@@ -1,10 +1,11 @@
-//! Watches who is in the database while the command runs.
+//! Watches who is in the databases while the command runs.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use super::walk::Walk;
+use super::member::Member;
+use super::run::Run;
 use crate::fence::{Ours, SessionLeft, end_sessions, sessions_left};
 use crate::postgres::PostgresError;
 use crate::postgres::session;
@@ -32,14 +33,19 @@ pub(super) struct Watch<'a> {
     seen: Mutex<Seen>,
 }
 
+/// Has all of them watch until this is dropped.
+pub(super) async fn keep_all_on(watches: &[Watch<'_>]) {
+    futures::future::join_all(watches.iter().map(Watch::keep_on)).await;
+}
+
 impl<'a> Watch<'a> {
-    pub(super) fn of(walk: &Walk<'a>) -> Self {
-        let is_fenced = walk.facts.order.is_some();
+    pub(super) fn of(run: &Run<'a>, member: &Member<'a>) -> Self {
+        let is_fenced = run.facts.order.is_some();
         Self {
-            connection: &walk.means.database.connection,
-            application: super::application_name(&walk.request.id),
-            own_role: walk.means.gate.role.as_ref().map(|role| role.name.as_str()),
-            policy: if is_fenced { walk.means.gate.sessions } else { SessionPolicy::Refuse },
+            connection: &member.settings.connection,
+            application: super::application_name(&run.request.id),
+            own_role: run.means.gate.role.as_ref().map(|role| role.name.as_str()),
+            policy: if is_fenced { run.means.gate.sessions } else { SessionPolicy::Refuse },
             seen: Mutex::default(),
         }
     }

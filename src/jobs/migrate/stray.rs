@@ -3,7 +3,8 @@
 
 use super::JobError;
 use super::fingerprint::Shape;
-use super::walk::Walk;
+use super::member::Member;
+use super::run::Run;
 use super::window::Committed;
 use crate::rules::wal::Lsn;
 use crate::rules::wal::summary;
@@ -25,31 +26,36 @@ pub(super) enum Strayed {
     Surely(String),
 }
 
-impl Walk<'_> {
+impl Member<'_> {
     /// Looks at the database, where it stays open during the rehearsal.
-    pub(super) async fn production_before(&mut self) -> Result<Option<Production>, JobError> {
-        if self.is_fenced() {
+    pub(super) async fn production_before(&self, run: &mut Run<'_>) -> Result<Option<Production>, JobError> {
+        if run.is_fenced() {
             return Ok(None);
         }
-        let server = self.server().await?;
-        let shape = self.look(&server.tools).shape().await?;
-        let has_own_mark = self.has_own_mark().await?;
-        Ok(Some(Production { lsn: self.lsn().await?, shape, has_own_mark }))
+        let server = run.server().await?;
+        let shape = self.look(run, &server.tools).shape().await?;
+        let has_own_mark = run.has_own_mark().await?;
+        Ok(Some(Production { lsn: run.lsn().await?, shape, has_own_mark }))
     }
 
     /// Looks again, and says what the rehearsal may have done.
-    pub(super) async fn strayed(&mut self, before: &Production) -> Result<Strayed, JobError> {
+    pub(super) async fn strayed(
+        &self,
+        run: &mut Run<'_>,
+        before: Option<&Production>,
+    ) -> Result<Strayed, JobError> {
         const WHY: &str = "the command takes its address from elsewhere than its environment";
-        let to = self.lsn().await?;
-        if let Committed::Known { mut commits, .. } = self.committed_between(before.lsn, to).await? {
+        let Some(before) = before else { return Ok(Strayed::No) };
+        let to = run.lsn().await?;
+        if let Committed::Known { mut commits, .. } = self.committed_between(run, before.lsn, to).await? {
             commits.retain(|commit| commit.is_marked && before.has_own_mark);
             if !commits.is_empty() {
                 let what = summary::in_words(&commits);
                 return Ok(Strayed::Surely(format!("it committed {what} to the database itself: {WHY}")));
             }
         }
-        let server = self.server().await?;
-        let now = self.look(&server.tools).shape().await?;
+        let server = run.server().await?;
+        let now = self.look(run, &server.tools).shape().await?;
         if now.revisions != before.shape.revisions {
             return Ok(Strayed::Surely(format!(
                 "the revision of the database itself was {} and is {}: {WHY}, or somebody else migrated",

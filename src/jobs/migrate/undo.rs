@@ -1,128 +1,228 @@
-//! Putting the database back, and letting everybody in again.
+//! Putting the databases back, and letting everybody in again.
 
 use super::JobError;
-use super::before::{GateUndo, undo_text};
+use super::before::GateUndo;
+use super::close::set_connections;
 use super::facts::{FailedRelease, Loss};
+use super::member::Member;
+use super::run::Run;
 use super::walk::Walk;
-use super::window::Committed;
-use crate::catalog::Pin;
-use crate::fence;
+use crate::catalog::{Entry, Pin};
+use crate::fence::{self, Context};
 use crate::jobs::load::RestoreErrors;
 use crate::jobs::prove::Proof;
 use crate::jobs::restore::{self, Destination, Prepared, Request, recover};
-use crate::postgres::{describe, session, wal};
+use crate::postgres::describe;
 use crate::rules::causes::in_a_sentence;
 use crate::rules::gate::{Outcome, Verdict};
-use crate::rules::sql::{literal, quoted};
-use crate::rules::wal::attribution::{self, Attributed};
-use crate::settings::{Consistency, LocalCopy};
+use crate::seal::Opener;
+use crate::settings::LocalCopy;
 
-impl Walk<'_> {
-    /// Closes the failed database, makes sure that nothing of others is in it, and loads the
-    /// snapshot beside it.
+impl<'a> Walk<'a> {
+    /// Closes the databases that the run changed, makes sure that nothing of others is in them, and
+    /// loads their snapshots beside them: all, or none is put back.
     ///
-    /// It stays closed until the swap: what was looked at stays so, and no log of the time of a
+    /// They stay closed until the swap: what was looked at stays so, and no log of the time of a
     /// long load needs to be kept.
-    pub(super) async fn prepare_restore(&mut self) -> Result<Outcome, JobError> {
-        if self.entry.is_none() {
-            self.entry = self.find_entry().await?;
+    pub(super) async fn prepare_restores(&mut self) -> Result<Outcome, JobError> {
+        let copies: Vec<Option<Prepared>> =
+            self.members.iter_mut().map(|member| member.local_copy.take()).collect();
+        for member in &mut self.members {
+            if member.entry.is_none() {
+                member.entry = member.find_entry(&self.run).await?;
+            }
+            member.prepared = None;
         }
-        self.prepared = None;
-        if let Some(copy) = self.local_copy.take() {
-            return self.prepare_local_copy(copy).await;
+        if copies.iter().all(Option::is_none) {
+            recover::settle_own(self.run.means.ledger, self.run.connection()).await?;
         }
-        recover::settle_own(self.means.ledger, &self.means.database.connection).await?;
-        let is_by_operator = self.position.verdict == Some(Verdict::RestoredByOperator);
-        let mut reasons = self.what_has_changed().await?;
-        if !is_by_operator {
-            reasons.extend(self.what_would_be_lost());
-        } else if reasons.is_empty() && !self.facts.is_closed && self.facts.loss == Loss::Refused {
-            // Before anybody is kept out for it.
-            reasons.extend(self.unaccepted_loss().await?);
-        }
-        let (Some(entry), Some(opener)) = (self.entry.clone(), self.means.opener) else {
-            reasons.push("there is no snapshot, or no identity to open it".into());
-            return Ok(self.refuse_restore(reasons));
-        };
+        let mut reasons = self.why_not_put_back().await?;
         if reasons.is_empty() {
-            reasons.extend(self.close_for_good(is_by_operator).await?);
+            reasons = self.close_for_good().await?;
+        }
+        for (member, copy) in self.members.iter_mut().zip(copies) {
+            member.local_copy = copy;
         }
         if !reasons.is_empty() {
-            return Ok(self.refuse_restore(reasons));
+            self.drop_local_copies().await?;
+            let reasons = reasons.into_iter().map(|reason| format!("not put back: {reason}"));
+            self.run.facts.reasons.extend(reasons);
+            return Ok(Outcome::Refused(Verdict::RestoreRefused));
         }
-        let means = self.restore_means(opener);
-        self.prepared = Some(restore::prepare(&means, &self.restore_request(&entry), self.clock).await?);
+        if let Err(error) = self.load_all().await {
+            self.abandon_prepared().await;
+            return Err(error);
+        }
         Ok(Outcome::Passed)
     }
 
-    /// Makes ready the copy that the server made before the command ran: nothing is to be loaded.
-    async fn prepare_local_copy(&mut self, copy: Prepared) -> Result<Outcome, JobError> {
-        let mut reasons = self.what_has_changed().await?;
-        reasons.extend(self.what_would_be_lost());
-        if reasons.is_empty() {
-            reasons.extend(self.close_for_good(false).await?);
-        }
-        if reasons.is_empty() {
-            self.prepared = Some(copy);
-            return Ok(Outcome::Passed);
-        }
-        self.local_copy = Some(copy);
-        self.drop_local_copy().await?;
-        Ok(self.refuse_restore(reasons))
+    /// Whether the run puts back more than what it changed: an operator may have it put back what is
+    /// proven to be unchanged, if there is nothing else.
+    pub(super) fn puts_back_all(&self) -> bool {
+        self.run.is_restored_by_operator() && !self.members.iter().any(Member::may_be_changed)
     }
 
-    /// Has the server copy the database while nobody writes to it, if the settings ask for it.
-    pub(super) async fn make_local_copy(&mut self) -> Result<(), JobError> {
-        let (Some(entry), Some(opener)) = (self.entry.clone(), self.means.opener) else { return Ok(()) };
-        if self.means.gate.local_copy == LocalCopy::None || !self.is_fenced() {
-            return Ok(());
+    /// The databases that are to be put back.
+    pub(super) fn failed(&self) -> impl Iterator<Item = &Member<'a>> {
+        let all = self.puts_back_all();
+        self.members.iter().filter(move |member| all || member.may_be_changed())
+    }
+
+    /// Why none of the databases is put back.
+    async fn why_not_put_back(&mut self) -> Result<Vec<String>, JobError> {
+        let (all, by_operator) = (self.puts_back_all(), self.run.is_restored_by_operator());
+        let run = &mut self.run;
+        let mut reasons = Vec::new();
+        for member in self.members.iter().filter(|member| all || member.may_be_changed()) {
+            let changed = member.what_has_changed(run).await?;
+            if !by_operator {
+                reasons.extend(member.say_all(member.what_would_be_lost(run)));
+            } else if changed.is_empty() && !member.facts.is_closed && run.facts.loss == Loss::Refused {
+                // Before anybody is kept out for it.
+                reasons.extend(member.unaccepted_loss(run).await?.map(|loss| member.says(loss)));
+            }
+            reasons.extend(member.say_all(changed));
+            if member.entry.is_none() || run.means.opener.is_none() {
+                reasons.push(member.says("there is no snapshot, or no identity to open it"));
+            }
         }
-        self.drop_local_copy().await?;
-        let means = self.restore_means(opener);
-        self.local_copy =
-            Some(restore::copy_beside(&means, &self.restore_request(&entry), self.clock).await?);
+        Ok(reasons)
+    }
+
+    /// Loads the snapshots of the failed databases beside them, but for what the server has copied.
+    async fn load_all(&mut self) -> Result<(), JobError> {
+        let all = self.puts_back_all();
+        for member in self.members.iter_mut().filter(|member| all || member.may_be_changed()) {
+            member.prepared = match member.local_copy.take() {
+                copied @ Some(_) => copied,
+                None => Some(member.load(&self.run).await?),
+            };
+        }
         Ok(())
     }
 
-    /// Drops the copy that the server made, if it was not needed.
-    pub(super) async fn drop_local_copy(&mut self) -> Result<(), JobError> {
-        let (Some(copy), Some(entry), Some(opener)) =
-            (self.local_copy.take(), self.entry.clone(), self.means.opener)
-        else {
-            return Ok(());
-        };
-        restore::abandon(&self.restore_means(opener), &self.restore_request(&entry), copy).await
+    async fn abandon_prepared(&mut self) {
+        for member in &mut self.members {
+            let prepared = member.prepared.take();
+            // The next attempt, or the next run, drops what this leaves.
+            let _ = member.abandon(&self.run, prepared).await;
+        }
     }
 
-    /// Closes the database, and says what others committed before that; nothing to do where an
-    /// earlier attempt has done it and nobody was let in since.
-    async fn close_for_good(&mut self, is_by_operator: bool) -> Result<Option<String>, JobError> {
-        if self.facts.is_closed && !self.lets_in().await? {
-            return Ok(None);
+    /// Drops the copies that the server made, as far as they were not needed.
+    pub(super) async fn drop_local_copies(&mut self) -> Result<(), JobError> {
+        let mut dropped = Ok(());
+        for member in &mut self.members {
+            let copy = member.local_copy.take();
+            dropped = dropped.and(member.abandon(&self.run, copy).await);
+        }
+        dropped
+    }
+
+    /// Gives the restored databases the names, all at once.
+    pub(super) async fn swap(&mut self) -> Result<Outcome, JobError> {
+        let is_ready = self.failed().all(|member| member.prepared.is_some());
+        let Some(opener) = self.run.means.opener.filter(|_| is_ready) else {
+            // Another process had prepared them, or this one lost the server in the act.
+            return self.has_swapped().await;
+        };
+        let prepared: Vec<_> = self.members.iter_mut().map(|member| member.prepared.take()).collect();
+        let (mut requests, mut ready) = (Vec::new(), Vec::new());
+        for (member, prepared) in self.members.iter().zip(prepared) {
+            if let (Some(entry), Some(prepared)) = (&member.entry, prepared) {
+                requests.push(member.restore_request(&self.run, entry));
+                ready.push(prepared);
+            }
+        }
+        let means = self.run.restore_means(opener);
+        let all = requests.iter().zip(ready).collect();
+        let restored = restore::finish_together(&means, all, self.run.clock).await?;
+        for restored in restored {
+            for member in self.members.iter_mut().filter(|member| member.name() == restored.database) {
+                member.facts.kept_as.clone_from(&restored.previous_kept_as);
+                self.run.facts.notes.extend(member.say_all(restored.notes.clone()));
+            }
         }
         self.reopen_if_closed().await?;
-        self.close_database().await?;
-        let late = if is_by_operator { self.unaccepted_loss().await? } else { self.committed_late().await? };
-        self.let_go_of_log().await;
-        self.facts.is_closed = late.is_none();
-        self.note_facts().await?;
-        Ok(late)
+        Ok(Outcome::Passed)
     }
 
-    async fn lets_in(&self) -> Result<bool, JobError> {
-        let name = literal(&self.means.database.connection.database);
-        let sql =
-            format!("SELECT datallowconn AS lets_in FROM pg_catalog.pg_database WHERE datname = {name}");
-        let found = session::rows(&mut self.maintenance_session().await?, "look who is let in", sql).await?;
-        Ok(found.first().map(|row| session::column(row, "lets_in")).transpose()?.unwrap_or(true))
+    /// Whether the swap of this run happened: the cluster's catalog knows which OID has each name.
+    async fn has_swapped(&mut self) -> Result<Outcome, JobError> {
+        recover::settle_own(self.run.means.ledger, self.run.connection()).await?;
+        let mut session = self.run.maintenance_session().await?;
+        let (mut swapped, mut old) = (Vec::new(), 0_usize);
+        for member in self.failed() {
+            let before = member.facts.identity.as_ref().map(|identity| identity.oid);
+            let now = describe::database_oid(&mut session, member.name()).await?;
+            match before.filter(|before| now.is_some_and(|now| now != *before)) {
+                Some(before) => {
+                    swapped.push((member.name(), describe::database_name(&mut session, before).await?));
+                }
+                None => old += 1,
+            }
+        }
+        if swapped.is_empty() {
+            return Ok(Outcome::Stale);
+        }
+        for (name, kept_as) in &swapped {
+            for member in self.members.iter_mut().filter(|member| member.name() == *name) {
+                member.facts.kept_as.clone_from(kept_as);
+            }
+        }
+        if old > 0 {
+            // One transaction swaps them: somebody else has renamed databases.
+            let reason = "some of the databases are put back, and others were renamed by somebody else";
+            self.run.facts.reasons.push(reason.into());
+            return Ok(Outcome::Refused(Verdict::Unknown));
+        }
+        self.reopen_if_closed().await?;
+        Ok(Outcome::Passed)
     }
 
-    fn refuse_restore(&mut self, reasons: Vec<String>) -> Outcome {
-        self.facts.reasons.extend(reasons.into_iter().map(|reason| format!("not put back: {reason}")));
-        Outcome::Refused(Verdict::RestoreRefused)
+    /// Lets everybody in again: every fence that stands, the last raised first.
+    pub(super) async fn release(&mut self) -> Result<Outcome, JobError> {
+        self.drop_copies().await;
+        self.run.let_go_of_log().await;
+        if let Err(error) = self.drop_local_copies().await {
+            // The next run drops it; nobody is to be kept out for that.
+            self.run.facts.notes.push(in_a_sentence(&error));
+        }
+        let (ledger, run, clock) = (self.run.means.ledger, self.run.request.id.clone(), self.run.clock);
+        let standing = ledger.standing_fences(&run).await?;
+        let mut failures = Vec::new();
+        for fence in standing {
+            let undo: Result<GateUndo, _> = serde_json::from_str(&fence.undo);
+            // That a database itself lets nobody in is asked of the server, and of nobody else.
+            let may_be_declared = !matches!(undo, Ok(GateUndo::Connections(_)));
+            let is_declared = may_be_declared && self.run.facts.failed_release == FailedRelease::CountsAsDown;
+            let released = match undo {
+                Err(error) => Err(error.to_string()),
+                Ok(undo) => self.run.undo(&undo).await.map_err(|error| in_a_sentence(&error)),
+            };
+            match released {
+                Ok(()) => ledger.fence_released(&run, fence.ordinal, clock()).await?,
+                Err(why) if is_declared => {
+                    self.run.facts.declared_down.push(why);
+                    self.note_facts().await?;
+                    ledger.fence_released(&run, fence.ordinal, clock()).await?;
+                }
+                Err(why) if may_be_declared => failures.push(format!(
+                    "a fence still stands: {why} (once it is down: `belay runs resolve {run} --keep --fence-is-down`)"
+                )),
+                Err(why) => failures.push(format!("a database still lets nobody in: {why}")),
+            }
+        }
+        if failures.is_empty() {
+            return Ok(Outcome::Passed);
+        }
+        self.run.facts.reasons.extend(failures);
+        Ok(Outcome::Refused(self.run.position.verdict.unwrap_or(Verdict::Unknown)))
     }
+}
 
-    fn restore_means<'s>(&'s self, opener: &'s crate::seal::Opener) -> restore::Means<'s> {
+impl Run<'_> {
+    fn restore_means<'s>(&'s self, opener: &'s Opener) -> restore::Means<'s> {
         restore::Means {
             catalog: self.means.catalog,
             opener,
@@ -134,196 +234,11 @@ impl Walk<'_> {
         }
     }
 
-    fn restore_request<'s>(&'s self, entry: &'s crate::catalog::Entry) -> Request<'s> {
-        let database = self.means.database;
-        Request {
-            entry,
-            destination: Destination::Swap(database.connection.database.clone()),
-            connection: &database.connection,
-            jobs: database.jobs,
-            proof: Proof::Sent,
-            errors: RestoreErrors::Refuse,
-            keep_replaced: self.means.gate.keep_failed,
-            kept_for: "failed",
-            disposable_slots: &self.means.gate.disposable_slots,
-            stall_timeout: database.stall_timeout,
-        }
-    }
-
-    /// Why the database is not the one that the run began with.
-    pub(super) async fn what_has_changed(&self) -> Result<Vec<String>, JobError> {
-        let Some(before) = &self.facts.identity else {
-            return Ok(vec!["the database was never looked at".into()]);
-        };
-        // Of the maintenance database: the database itself may let nobody in.
-        let mut session = self.maintenance_session().await?;
-        let (_, system_identifier) = describe::identity(&mut session).await?;
-        let name = &self.means.database.connection.database;
-        let Some(oid) = describe::database_oid(&mut session, name).await? else {
-            return Ok(vec![format!("there is no database {name} any more")]);
-        };
-        let mut reasons = Vec::new();
-        if oid != before.oid {
-            reasons.push(format!("the database has OID {oid}, it had {} when the run began", before.oid));
-        }
-        if system_identifier != before.system_identifier {
-            reasons.push("the cluster is another one than when the run began".into());
-        }
-        let timeline = wal::timeline(&mut session).await?;
-        if timeline != before.timeline {
-            reasons.push(format!(
-                "the cluster is on timeline {timeline}, it was on {} when the run began",
-                before.timeline
-            ));
-        }
-        Ok(reasons)
-    }
-
-    /// What a restore would lose, or may lose.
-    fn what_would_be_lost(&self) -> Vec<String> {
-        let mut reasons = Vec::new();
-        if self.means.gate.consistency == Consistency::Unfenced {
-            reasons.push(
-                "writers were not kept out (consistency = \"unfenced\"), and what they wrote would be lost"
-                    .into(),
-            );
-        }
-        if let Some(foreign) = &self.facts.foreign {
-            reasons.push(format!("{foreign} were committed by others while the migration ran"));
-        }
-        if let Some(why) = &self.facts.foreign_unknown {
-            reasons.push(format!("what others committed is not known: {why}"));
-        }
-        reasons
-    }
-
-    /// Gives the restored database the name.
-    pub(super) async fn swap(&mut self) -> Result<Outcome, JobError> {
-        let (Some(prepared), Some(entry), Some(opener)) =
-            (self.prepared.take(), self.entry.clone(), self.means.opener)
-        else {
-            // Another process had prepared it, or this one lost the server in the act.
-            return Ok(if self.has_swapped().await? { Outcome::Passed } else { Outcome::Stale });
-        };
-        let means = self.restore_means(opener);
-        let restored = restore::finish(&means, &self.restore_request(&entry), prepared, self.clock).await?;
-        self.facts.kept_as = restored.previous_kept_as;
-        self.facts.notes.extend(restored.notes);
-        self.reopen_if_closed().await?;
-        Ok(Outcome::Passed)
-    }
-
-    /// Whether the swap of this run happened: the cluster's catalog knows which OID has the name.
-    async fn has_swapped(&mut self) -> Result<bool, JobError> {
-        recover::settle_own(self.means.ledger, &self.means.database.connection).await?;
-        let Some(before) = self.facts.identity.clone() else { return Ok(false) };
-        let mut session = self.maintenance_session().await?;
-        let name = &self.means.database.connection.database;
-        let oid = describe::database_oid(&mut session, name).await?;
-        if oid.is_none_or(|oid| oid == before.oid) {
-            return Ok(false);
-        }
-        self.facts.kept_as = describe::database_name(&mut session, before.oid).await?;
-        self.reopen_if_closed().await?;
-        Ok(true)
-    }
-
-    /// Lets nobody into the database, superusers included, and ends who is in it; how that is undone
-    /// is written down before.
-    pub(super) async fn close_database(&mut self) -> Result<(), JobError> {
-        let Some(identity) = self.facts.identity.clone() else { return Ok(()) };
-        // What a relfilenode belongs to can be asked only while somebody is let in.
-        self.relations = Some(self.read_relations().await?);
-        let undo = undo_text(&GateUndo::Connections(identity.oid));
-        self.means.ledger.record_fence(&self.request.id, &undo).await?;
-        let name = &self.means.database.connection.database;
-        let mut session = self.maintenance_session().await?;
-        set_connections(&mut session, name, "false").await?;
-        let end = format!(
-            "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity WHERE datname = {}",
-            literal(name)
-        );
-        session::rows(&mut session, "end the sessions of the database", end).await?;
-        Ok(())
-    }
-
-    /// Undoes [`Self::close_database`], whatever the database is called now: operators look into
-    /// a failed one.
-    pub(super) async fn reopen_if_closed(&mut self) -> Result<(), JobError> {
-        for fence in self.means.ledger.standing_fences(&self.request.id).await? {
-            if let Ok(undo @ GateUndo::Connections(_)) = serde_json::from_str(&fence.undo) {
-                self.undo(&undo).await?;
-                let now = (self.clock)();
-                self.means.ledger.fence_released(&self.request.id, fence.ordinal, now).await?;
-            }
-        }
-        self.relations = None;
-        self.facts.is_closed = false;
-        Ok(())
-    }
-
-    /// What others have committed since the moment before the command, now that nobody can any more.
-    async fn committed_late(&mut self) -> Result<Option<String>, JobError> {
-        let Some(armed) = self.facts.armed.clone() else {
-            return Ok(Some("the state before the command was not written down".into()));
-        };
-        let now = self.lsn().await?;
-        let (commits, straddlers) = match self.committed_while_running(&armed, now).await? {
-            Committed::Unknown(why) => return Ok(Some(format!("what others committed is not known: {why}"))),
-            Committed::Known { commits, straddlers } => (commits, straddlers),
-        };
-        let foreign = match attribution::divide(commits, armed.has_own_mark) {
-            Attributed::Told { foreign, .. } | Attributed::Untold(foreign) => foreign,
-        };
-        let foreign = Committed::Known { commits: foreign, straddlers };
-        Ok(foreign.in_words().map(|what| format!("{what} were committed by others after the snapshot")))
-    }
-
-    /// Lets everybody in again: every fence that stands, the last raised first.
-    pub(super) async fn release(&mut self) -> Result<Outcome, JobError> {
-        self.drop_copy().await;
-        self.let_go_of_log().await;
-        if let Err(error) = self.drop_local_copy().await {
-            // The next run drops it; nobody is to be kept out for that.
-            self.facts.notes.push(in_a_sentence(&error));
-        }
-        let (ledger, run, clock) = (self.means.ledger, self.request.id.clone(), self.clock);
-        let standing = ledger.standing_fences(&run).await?;
-        let mut failures = Vec::new();
-        for fence in standing {
-            let undo: Result<GateUndo, _> = serde_json::from_str(&fence.undo);
-            // That the database itself lets nobody in is asked of the server, and of nobody else.
-            let may_be_declared = !matches!(undo, Ok(GateUndo::Connections(_)));
-            let released = match undo {
-                Err(error) => Err(error.to_string()),
-                Ok(undo) => self.undo(&undo).await.map_err(|error| in_a_sentence(&error)),
-            };
-            match released {
-                Ok(()) => ledger.fence_released(&run, fence.ordinal, clock()).await?,
-                Err(why) if may_be_declared && self.facts.failed_release == FailedRelease::CountsAsDown => {
-                    self.facts.declared_down.push(why);
-                    self.note_facts().await?;
-                    ledger.fence_released(&run, fence.ordinal, clock()).await?;
-                }
-                Err(why) if may_be_declared => failures.push(format!(
-                    "a fence still stands: {why} (once it is down: `belay runs resolve {run} --keep --fence-is-down`)"
-                )),
-                Err(why) => failures.push(format!("the database still lets nobody in: {why}")),
-            }
-        }
-        if failures.is_empty() {
-            return Ok(Outcome::Passed);
-        }
-        self.facts.reasons.extend(failures);
-        Ok(Outcome::Refused(self.position.verdict.unwrap_or(Verdict::Unknown)))
-    }
-
-    async fn undo(&mut self, undo: &GateUndo) -> Result<(), JobError> {
+    pub(super) async fn undo(&mut self, undo: &GateUndo) -> Result<(), JobError> {
         match undo {
-            GateUndo::Fence(undo) => {
-                let released =
-                    self.with_fence_context(async |context| fence::release(undo, context).await).await?;
-                Ok(released?)
+            GateUndo::Fence { database, undo } => {
+                let work = async |context: &Context<'_>| fence::release(undo, context).await;
+                Ok(self.with_fence_context(database, work).await??)
             }
             GateUndo::Connections(oid) => {
                 let mut session = self.maintenance_session().await?;
@@ -332,21 +247,68 @@ impl Walk<'_> {
             }
         }
     }
+}
+
+impl Member<'_> {
+    /// Loads its snapshot beside it.
+    async fn load(&self, run: &Run<'_>) -> Result<Prepared, JobError> {
+        let (Some(entry), Some(opener)) = (&self.entry, run.means.opener) else {
+            return Err(JobError::NoIdentity { action: "open the snapshot" });
+        };
+        let (means, request) = (run.restore_means(opener), self.restore_request(run, entry));
+        restore::prepare(&means, &request, run.clock).await.map_err(|error| match error {
+            JobError::Refused { action, reasons } => {
+                JobError::Refused { action, reasons: self.say_all(reasons) }
+            }
+            other => other,
+        })
+    }
+
+    /// Has the server copy the database while nobody writes to it, if the settings ask for it.
+    pub(super) async fn make_local_copy(&mut self, run: &Run<'_>) -> Result<(), JobError> {
+        if run.means.gate.local_copy == LocalCopy::None || !run.is_fenced() {
+            return Ok(());
+        }
+        let earlier = self.local_copy.take();
+        self.abandon(run, earlier).await?;
+        let (Some(entry), Some(opener)) = (&self.entry, run.means.opener) else { return Ok(()) };
+        let (means, request) = (run.restore_means(opener), self.restore_request(run, entry));
+        self.local_copy = Some(restore::copy_beside(&means, &request, run.clock).await?);
+        Ok(())
+    }
+
+    /// Drops what was prepared and is not wanted any more.
+    async fn abandon(&self, run: &Run<'_>, prepared: Option<Prepared>) -> Result<(), JobError> {
+        let (Some(prepared), Some(entry), Some(opener)) = (prepared, &self.entry, run.means.opener) else {
+            return Ok(());
+        };
+        restore::abandon(&run.restore_means(opener), &self.restore_request(run, entry), prepared).await
+    }
+
+    fn restore_request<'s>(&'s self, run: &'s Run<'_>, entry: &'s Entry) -> Request<'s> {
+        Request {
+            entry,
+            destination: Destination::Swap(self.name().to_owned()),
+            connection: run.connection(),
+            jobs: self.settings.jobs,
+            proof: Proof::Sent,
+            errors: RestoreErrors::Refuse,
+            keep_replaced: run.means.gate.keep_failed,
+            kept_for: "failed",
+            disposable_slots: &run.means.gate.disposable_slots,
+            stall_timeout: self.settings.stall_timeout,
+        }
+    }
 
     /// Keeps the snapshot of a held run from retention, until an operator has decided.
-    pub(super) async fn pin_snapshot(&self) -> Result<(), JobError> {
-        let Some(entry) = self.find_entry().await? else { return Ok(()) };
-        let pin = Pin { at: (self.clock)(), reason: pin_reason(&self.request.id) };
-        Ok(self.means.catalog.pin(&entry.home, &pin).await?)
+    pub(super) async fn pin_snapshot(&self, run: &Run<'_>) -> Result<(), JobError> {
+        let Some(entry) = self.find_entry(run).await? else { return Ok(()) };
+        let pin = Pin { at: (run.clock)(), reason: pin_reason(&run.request.id) };
+        Ok(run.means.catalog.pin(&entry.home, &pin).await?)
     }
 }
 
 /// Why the snapshot of a held run is pinned.
 pub fn pin_reason(run: &str) -> String {
     format!("run {run} is held")
-}
-
-async fn set_connections(session: &mut sqlx::PgConnection, name: &str, allow: &str) -> Result<(), JobError> {
-    let sql = format!("ALTER DATABASE {} ALLOW_CONNECTIONS {allow}", quoted(name));
-    Ok(session::run(session, "set who may connect", sql).await?)
 }

@@ -3,58 +3,35 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use secrecy::SecretString;
-use sqlx::postgres::PgConnection;
+use serde::Serialize;
 
-use super::facts::Facts;
-use super::fingerprint::Look;
+use super::environment::Address;
+use super::facts::{DatabaseFacts, Facts, RunFacts};
 use super::hold::LogHold;
-use super::{JobError, Means, Request, Stop, Walked, environment, window};
-use crate::catalog::Entry;
-use crate::jobs::restore::Prepared;
-use crate::jobs::verify::ScratchCopy;
-use crate::postgres::tools::Tools;
-use crate::postgres::wal::WalReader;
-use crate::postgres::{PostgresError, session};
+use super::member::Member;
+use super::run::Run;
+use super::{JobError, Means, Request, Stop, Walked};
+use crate::postgres::PostgresError;
 use crate::rules::causes::in_a_sentence;
-use crate::rules::classify::Policy;
 use crate::rules::gate::{self, Decision, Order, Outcome, Phase, Position, Verdict};
-use crate::settings::{Connection, OnFailure, Stamped};
 
 /// How often a phase is tried again after the server was lost and came back.
 const ATTEMPTS: u32 = 3;
 /// Between two looks whether the server is back.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(250);
 
-/// A run, and what this process holds for it.
+/// A run and its databases.
 pub(super) struct Walk<'a> {
-    pub(super) means: &'a Means<'a>,
-    pub(super) request: Request,
-    pub(super) facts: Facts,
-    pub(super) position: Position,
-    pub(super) stop: Stop,
-    pub(super) clock: fn() -> DateTime<Utc>,
-    /// Holds the run's advisory lock.
-    pub(super) lock: Option<PgConnection>,
-    pub(super) entry: Option<Entry>,
-    pub(super) copy: Option<ScratchCopy>,
-    pub(super) prepared: Option<Prepared>,
-    /// A copy that the server made before the command ran.
-    pub(super) local_copy: Option<Prepared>,
-    /// Keeps the server's log from the moment before the command on.
-    pub(super) hold: LogHold,
-    pub(super) server: Option<Server>,
-    pub(super) snapshots_taken: u32,
-    /// What was known of the database's relations before it was closed.
-    pub(super) relations: Option<window::Relations>,
+    pub(super) run: Run<'a>,
+    /// In the order given; at least one.
+    pub(super) members: Vec<Member<'a>>,
 }
 
-/// What is known of the server, once it was asked.
-#[derive(Clone)]
-pub(super) struct Server {
-    pub(super) version_num: u32,
-    pub(super) tools: Tools,
-    pub(super) wal: WalReader,
+/// As [`Facts`], where they are.
+#[derive(Serialize)]
+struct FactsOf<'a> {
+    run: &'a RunFacts,
+    databases: Vec<&'a DatabaseFacts>,
 }
 
 impl<'a> Walk<'a> {
@@ -66,7 +43,9 @@ impl<'a> Walk<'a> {
         stop: Stop,
         clock: fn() -> DateTime<Utc>,
     ) -> Self {
-        Self {
+        let Facts { run: facts, databases } = facts;
+        let members = Member::all(means.databases, databases);
+        let run = Run {
             means,
             request,
             facts,
@@ -74,20 +53,16 @@ impl<'a> Walk<'a> {
             stop,
             clock,
             lock: None,
-            entry: None,
-            copy: None,
-            prepared: None,
-            local_copy: None,
             hold: LogHold::default(),
             server: None,
             snapshots_taken: 0,
-            relations: None,
-        }
+        };
+        Self { run, members }
     }
 
     pub(super) async fn walk_to_the_end(mut self) -> Result<Walked, JobError> {
-        let order = self.facts.order.unwrap_or(Order::FenceFirst);
-        while !self.position.phase.is_terminal() {
+        let order = self.run.facts.order.unwrap_or(Order::FenceFirst);
+        while !self.run.position.phase.is_terminal() {
             self.enter().await?;
             let outcome = match self.act_until_stopped().await {
                 Ok(outcome) => outcome,
@@ -97,45 +72,52 @@ impl<'a> Walk<'a> {
                 }
                 Err(error) => self.outcome_of(&error),
             };
-            let next = gate::next(order, self.position, outcome);
-            self.leave(&in_words(self.position.phase, outcome, &self.facts)).await?;
-            self.position = next;
+            let next = gate::next(order, self.run.position, outcome);
+            self.leave(&in_words(self.run.position.phase, outcome, &self.run.facts)).await?;
+            self.run.position = next;
         }
-        self.drop_copy().await;
-        if self.position.phase == Phase::Held {
+        self.drop_copies().await;
+        if self.run.position.phase == Phase::Held {
             self.make_ready_for_an_operator().await;
         }
         self.enter().await?;
-        Ok(Walked::Ended(self.position))
+        Ok(Walked::Ended(self.run.position))
     }
 
     async fn enter(&self) -> Result<(), JobError> {
-        (self.means.on_phase)(self.position.phase);
-        tracing::info!(run = self.request.id, phase = self.position.phase.as_str(), "phase begins");
+        (self.run.means.on_phase)(self.run.position.phase);
+        tracing::info!(run = self.run.request.id, phase = self.run.position.phase.as_str(), "phase begins");
         let facts = self.facts_text();
-        Ok(self.means.ledger.enter_phase(&self.request.id, self.position, &facts, (self.clock)()).await?)
+        Ok(self
+            .run
+            .means
+            .ledger
+            .enter_phase(&self.run.request.id, self.run.position, &facts, (self.run.clock)())
+            .await?)
     }
 
     async fn leave(&self, outcome: &str) -> Result<(), JobError> {
         self.note_facts().await?;
-        Ok(self.means.ledger.leave_phase(&self.request.id, outcome, (self.clock)()).await?)
+        Ok(self.run.means.ledger.leave_phase(&self.run.request.id, outcome, (self.run.clock)()).await?)
     }
 
     pub(super) async fn note_facts(&self) -> Result<(), JobError> {
-        Ok(self.means.ledger.note_facts(&self.request.id, &self.facts_text()).await?)
+        Ok(self.run.means.ledger.note_facts(&self.run.request.id, &self.facts_text()).await?)
     }
 
     fn facts_text(&self) -> String {
-        serde_json::to_string(&self.facts).expect("facts are maps with text keys, lists and numbers")
+        let databases = self.members.iter().map(|member| &member.facts).collect();
+        let facts = FactsOf { run: &self.run.facts, databases };
+        serde_json::to_string(&facts).expect("facts are maps with text keys, lists and numbers")
     }
 
     /// Acts in the current phase. Before the command starts, a stop cuts the act short; from then
     /// on the run goes to its end.
     async fn act_until_stopped(&mut self) -> Result<Outcome, JobError> {
-        if !self.position.phase.is_before_start() {
+        if !self.run.position.phase.is_before_start() {
             return self.act_again().await;
         }
-        let mut stop = self.stop.clone();
+        let mut stop = self.run.stop.clone();
         tokio::select! {
             done = self.act() => done,
             verdict = stopped(&mut stop) => Ok(Outcome::Refused(verdict)),
@@ -156,19 +138,19 @@ impl<'a> Walk<'a> {
 
     async fn act(&mut self) -> Result<Outcome, JobError> {
         // On the heap, each by itself: the future of a run would hold room for all of them.
-        match self.position.phase {
-            Phase::Requested => Box::pin(self.request_lock()).await,
+        match self.run.position.phase {
+            Phase::Requested => Box::pin(self.request_locks()).await,
             Phase::Preflight => Box::pin(self.preflight()).await,
             Phase::Fencing => Box::pin(self.raise_fences()).await,
-            Phase::Snapshotting => Box::pin(self.take_snapshot()).await,
-            Phase::Verifying => Box::pin(self.verify_snapshot()).await,
+            Phase::Snapshotting => Box::pin(self.take_snapshots()).await,
+            Phase::Verifying => Box::pin(self.verify_snapshots()).await,
             Phase::Rehearsing => Box::pin(self.rehearse()).await,
             Phase::Armed => Box::pin(self.arm()).await,
             Phase::Migrating => Box::pin(self.run_command()).await,
             Phase::Settling => Box::pin(self.settle()).await,
             Phase::Classifying => Box::pin(self.classify()).await,
             Phase::Checking => Box::pin(self.check()).await,
-            Phase::Restoring => Box::pin(self.prepare_restore()).await,
+            Phase::Restoring => Box::pin(self.prepare_restores()).await,
             Phase::Swapping => Box::pin(self.swap()).await,
             Phase::Releasing => Box::pin(self.release()).await,
             Phase::Done | Phase::Held => Ok(Outcome::Passed),
@@ -176,9 +158,9 @@ impl<'a> Walk<'a> {
     }
 
     async fn is_reachable_again(&self) -> bool {
-        let deadline = tokio::time::Instant::now() + self.means.gate.settle_timeout;
+        let deadline = tokio::time::Instant::now() + self.run.means.gate.settle_timeout;
         while tokio::time::Instant::now() < deadline {
-            if self.maintenance_session().await.is_ok() {
+            if self.run.maintenance_session().await.is_ok() {
                 return true;
             }
             tokio::time::sleep(RECONNECT_PAUSE).await;
@@ -189,7 +171,7 @@ impl<'a> Walk<'a> {
     /// Whether the run stands still until a later command walks on: the command may have started,
     /// and the server cannot be asked.
     fn is_suspended_by(&self, error: &JobError) -> bool {
-        !self.position.phase.is_before_start() && is_lost(error)
+        !self.run.position.phase.is_before_start() && is_lost(error)
     }
 
     /// What an error of a phase means for the run.
@@ -199,8 +181,8 @@ impl<'a> Walk<'a> {
             other => vec![in_a_sentence(other)],
         };
         let is_refusal = matches!(error, JobError::Refused { .. });
-        self.facts.reasons.extend(reasons);
-        match self.position.phase {
+        self.run.facts.reasons.extend(reasons);
+        match self.run.position.phase {
             Phase::Requested | Phase::Preflight => Outcome::Refused(Verdict::Refused),
             Phase::Fencing => Outcome::Refused(Verdict::FenceFailed),
             Phase::Snapshotting | Phase::Verifying | Phase::Armed => Outcome::Refused(Verdict::NoSnapshot),
@@ -211,74 +193,31 @@ impl<'a> Walk<'a> {
             Phase::Restoring | Phase::Swapping => Outcome::Refused(Verdict::RestoreFailed),
             Phase::Settling => Outcome::Refused(Verdict::Unknown),
             Phase::Releasing | Phase::Done | Phase::Held => {
-                Outcome::Refused(self.position.verdict.unwrap_or(Verdict::Unknown))
+                Outcome::Refused(self.run.position.verdict.unwrap_or(Verdict::Unknown))
             }
         }
     }
 
-    pub(super) async fn maintenance_session(&self) -> Result<PgConnection, PostgresError> {
-        session::connect(&self.means.database.connection.with_database(session::MAINTENANCE_DATABASE)).await
+    /// Where the command finds the databases.
+    pub(super) fn addresses(&self) -> Vec<Address<'a>> {
+        self.members.iter().map(|member| member.address(&self.run)).collect()
     }
 
-    /// The server's version, programs and log, asked once.
-    pub(super) async fn server(&mut self) -> Result<Server, JobError> {
-        if let Some(server) = &self.server {
-            return Ok(server.clone());
-        }
-        let mut session = self.maintenance_session().await?;
-        let version_num = session::server_version_num(&mut session).await?;
-        let (bin_directory, path, major) = (self.means.bin_directory, self.means.path, version_num / 10_000);
-        let tools = Tools::find(bin_directory, path, major).await?;
-        let connection = &self.means.database.connection;
-        let wal = WalReader::find(connection, &mut session, bin_directory, path, major).await?;
-        let server = Server { version_num, tools, wal };
-        self.server = Some(server.clone());
-        Ok(server)
-    }
-
-    pub(super) fn look<'s>(&'s self, tools: &'s Tools) -> Look<'s> {
-        Look {
-            connection: &self.means.database.connection,
-            tools,
-            version_table: &self.means.gate.version_table,
-            version_column: &self.means.gate.version_column,
-            progress: self.means.progress,
-        }
-    }
-
-    pub(super) fn policy(&self) -> Policy {
-        Policy {
-            accepts_stamped: self.means.gate.stamped == Stamped::Accept,
-            restores: self.means.gate.on_failure == OnFailure::Restore,
-        }
-    }
-
-    pub(super) fn environment(&self, to: &Connection, version_num: u32) -> Vec<(String, SecretString)> {
-        environment::variables(
-            &self.request.id,
-            to,
-            self.means.database.env_prefix.as_deref(),
-            self.means.gate,
-            version_num,
-            self.request.own_options.as_deref(),
-        )
-    }
-
-    /// Lets operators look into a database whose run is held, and keeps its snapshot. What cannot
+    /// Lets operators look into databases whose run is held, and keeps their snapshots. What cannot
     /// be done is told with the run: that it is held must be told in any case.
     async fn make_ready_for_an_operator(&mut self) {
-        let reopened = self.reopen_if_closed().await;
-        let pinned = self.pin_snapshot().await;
-        let dropped = self.drop_local_copy().await;
-        for error in [reopened, pinned, dropped].into_iter().filter_map(Result::err) {
-            self.facts.notes.push(in_a_sentence(&error));
+        let mut done = vec![self.reopen_if_closed().await];
+        for member in &self.members {
+            done.push(member.pin_snapshot(&self.run).await);
         }
+        done.push(self.drop_local_copies().await);
+        let errors = done.into_iter().filter_map(Result::err);
+        self.run.facts.notes.extend(errors.map(|error| in_a_sentence(&error)));
     }
 
-    pub(super) async fn drop_copy(&mut self) {
-        if let Some(copy) = self.copy.take() {
-            // What is left of a scratch cluster is swept by the next run.
-            let _ = copy.remove().await;
+    pub(super) async fn drop_copies(&mut self) {
+        for member in &mut self.members {
+            member.drop_copy().await;
         }
     }
 }
@@ -319,7 +258,7 @@ pub(super) fn is_lost_session(error: &PostgresError) -> bool {
     }
 }
 
-fn in_words(phase: Phase, outcome: Outcome, facts: &Facts) -> String {
+fn in_words(phase: Phase, outcome: Outcome, facts: &RunFacts) -> String {
     match (phase, outcome) {
         (Phase::Migrating, _) => {
             facts.exit.as_ref().map_or_else(|| "it is not known how it ended".into(), ToString::to_string)

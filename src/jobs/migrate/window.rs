@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::JobError;
-use super::facts::Armed;
-use super::walk::Walk;
+use super::member::Member;
+use super::run::Run;
 use crate::postgres::session;
 use crate::postgres::wal::{self, Evidence};
 use crate::rules::wal::summary::{self, CommitSummary};
@@ -37,39 +37,63 @@ impl Committed {
     }
 }
 
-impl Walk<'_> {
-    /// Where the server's log stands now.
-    pub(super) async fn lsn(&self) -> Result<Lsn, JobError> {
-        Ok(wal::position(&mut self.maintenance_session().await?).await?)
-    }
-
-    async fn window(&mut self, from: Lsn, to: Lsn) -> Result<Result<Window, String>, JobError> {
+impl Run<'_> {
+    /// What was committed to each of `members` from `from` to `to`, in one reading of the log; else
+    /// why that cannot be known.
+    pub(super) async fn windows(
+        &mut self,
+        members: &[&Member<'_>],
+        from: Lsn,
+        to: Lsn,
+    ) -> Result<Result<Vec<Window>, String>, JobError> {
         let server = self.server().await?;
-        let Some(identity) = self.facts.identity.clone() else {
-            return Ok(Err("the database was never looked at".into()));
-        };
+        let oids: Option<Vec<u32>> =
+            members.iter().map(|member| Some(member.facts.identity.as_ref()?.oid)).collect();
+        let Some(oids) = oids else { return Ok(Err("the database was never looked at".into())) };
         let mut session = self.maintenance_session().await?;
-        Ok(match wal::commits_between(&server.wal, &mut session, identity.oid, from, to).await? {
-            Evidence::Read(window) => Ok(window),
+        Ok(match wal::commits_of_each(&server.wal, &mut session, &oids, from, to).await? {
+            Evidence::Read(windows) => Ok(windows),
             Evidence::Gone => Err("the write-ahead log of that time is gone".into()),
             Evidence::Unreadable { why } => Err(why),
         })
     }
 
-    /// What was committed from the moment before the command until `to`, by whomever.
+    /// What was committed to each of `members` from the moment before the command until `to`, by
+    /// whomever.
+    pub(super) async fn committed_while_running(
+        &mut self,
+        members: &[&Member<'_>],
+        to: Lsn,
+    ) -> Result<Vec<Committed>, JobError> {
+        // All were armed at one moment.
+        let armed = members.iter().find_map(|member| member.facts.armed.as_ref());
+        let windows = match armed.map(|armed| armed.lsn) {
+            Some(from) => self.windows(members, from, to).await?,
+            None => Err("the state before the command was not written down".into()),
+        };
+        let mut all = Vec::new();
+        match windows {
+            Err(why) => all.extend(members.iter().map(|_| Committed::Unknown(why.clone()))),
+            Ok(windows) => {
+                for (member, window) in members.iter().zip(windows) {
+                    all.push(member.committed_in(&window).await?);
+                }
+            }
+        }
+        Ok(all)
+    }
+}
+
+impl Member<'_> {
+    /// What `window`, which begins with the moment before the command, says of this database.
     ///
     /// A transaction that had written before shows only its end; it counts unless it was seen to be
     /// of another database.
-    pub(super) async fn committed_while_running(
-        &mut self,
-        armed: &Armed,
-        to: Lsn,
-    ) -> Result<Committed, JobError> {
-        let window = match self.window(armed.lsn, to).await? {
-            Ok(window) => window,
-            Err(why) => return Ok(Committed::Unknown(why)),
+    async fn committed_in(&self, window: &Window) -> Result<Committed, JobError> {
+        let Some(armed) = &self.facts.armed else {
+            return Ok(Committed::Unknown("the state before the command was not written down".into()));
         };
-        let commits = self.named(&window).await?;
+        let commits = self.named(window).await?;
         let is_older = |xid: u32| xid != 0 && (armed.next_transaction as u32).wrapping_sub(xid) as i32 > 0;
         let bare = window.bare_commits.iter().map(|commit| commit.xid);
         let straddling = bare.filter(|xid| is_older(*xid) && !armed.elsewhere.contains(xid));
@@ -77,9 +101,17 @@ impl Walk<'_> {
     }
 
     /// What was committed between two positions, by whomever.
-    pub(super) async fn committed_between(&mut self, from: Lsn, to: Lsn) -> Result<Committed, JobError> {
-        Ok(match self.window(from, to).await? {
-            Ok(window) => Committed::Known { commits: self.named(&window).await?, straddlers: 0 },
+    pub(super) async fn committed_between(
+        &self,
+        run: &mut Run<'_>,
+        from: Lsn,
+        to: Lsn,
+    ) -> Result<Committed, JobError> {
+        Ok(match run.windows(&[self], from, to).await? {
+            Ok(windows) => {
+                let window = windows.into_iter().next().unwrap_or_default();
+                Committed::Known { commits: self.named(&window).await?, straddlers: 0 }
+            }
             Err(why) => Committed::Unknown(why),
         })
     }
@@ -89,15 +121,19 @@ impl Walk<'_> {
     /// A transaction that was open when the snapshot was taken shows only its end afterwards.
     /// Those that were seen to be of other databases do not count, and where writers were kept
     /// out before, none can be of this one.
-    pub(super) async fn committed_since_snapshot(&mut self, to: Lsn) -> Result<Committed, JobError> {
+    pub(super) async fn committed_since_snapshot(
+        &self,
+        run: &mut Run<'_>,
+        to: Lsn,
+    ) -> Result<Committed, JobError> {
         let (Some(entry), Some(snapshot)) = (&self.entry, self.facts.snapshot.clone()) else {
             return Ok(Committed::Unknown("there is no snapshot".into()));
         };
         let Ok(visible) = entry.manifest.visible_transactions.parse::<VisibleTransactions>() else {
             return Ok(Committed::Unknown("the manifest does not say what the snapshot sees".into()));
         };
-        let window = match self.window(snapshot.from_lsn, to).await? {
-            Ok(window) => window,
+        let window = match run.windows(&[self], snapshot.from_lsn, to).await? {
+            Ok(windows) => windows.into_iter().next().unwrap_or_default(),
             Err(why) => return Ok(Committed::Unknown(why)),
         };
         let mut commits = self.named(&window).await?;
@@ -105,7 +141,7 @@ impl Walk<'_> {
         if snapshot.is_fenced {
             return Ok(Committed::Known { commits, straddlers: 0 });
         }
-        let mut session = self.maintenance_session().await?;
+        let mut session = run.maintenance_session().await?;
         let since = wal::committed_since(&mut session, &visible).await?;
         let bare = window.straddlers(&visible, snapshot.next_transaction).map(|commit| commit.xid);
         // Without its epoch, as the log has it.
@@ -128,7 +164,7 @@ impl Walk<'_> {
 
     /// What each relfilenode of the database belongs to.
     pub(super) async fn read_relations(&self) -> Result<Relations, JobError> {
-        let mut session = session::connect(&self.means.database.connection).await?;
+        let mut session = session::connect(&self.settings.connection).await?;
         Ok(wal::relations(&mut session).await?)
     }
 }

@@ -11,6 +11,8 @@ use crate::settings::table::Table;
 pub struct CheckSettings {
     /// What it is called in reports.
     pub name: String,
+    /// The section of the database that it is about; `None` for every database.
+    pub database: Option<String>,
     /// What it asks.
     pub kind: CheckKind,
 }
@@ -29,13 +31,16 @@ pub enum CheckKind {
     Command(Vec<String>),
 }
 
-/// Reads all checks; a name is given once.
-pub(super) fn read(sections: Vec<Table>) -> Result<Vec<CheckSettings>, SettingsError> {
+/// Reads all checks; a name is given once, and a database `is_known`.
+pub(super) fn read(
+    sections: Vec<Table>,
+    is_known: &dyn Fn(&str) -> bool,
+) -> Result<Vec<CheckSettings>, SettingsError> {
     let mut names = BTreeSet::new();
     let mut checks = Vec::new();
     for table in sections {
         let given = table.peek("name");
-        let check = CheckSettings::read(table)?;
+        let check = CheckSettings::read(table, is_known)?;
         if let (false, Some(given)) = (names.insert(check.name.clone()), given) {
             return Err(given.invalid(format!("is {:?}, and so is another check's", check.name)));
         }
@@ -45,7 +50,12 @@ pub(super) fn read(sections: Vec<Table>) -> Result<Vec<CheckSettings>, SettingsE
 }
 
 impl CheckSettings {
-    fn read(mut table: Table) -> Result<Self, SettingsError> {
+    /// Whether it is about the database with this section.
+    pub fn is_of(&self, section: &str) -> bool {
+        self.database.as_ref().is_none_or(|of| of == section)
+    }
+
+    fn read(mut table: Table, is_known: &dyn Fn(&str) -> bool) -> Result<Self, SettingsError> {
         let no_name = table.missing("name");
         let no_expect = table.missing("expect");
         let name = table.text("name")?.ok_or(no_name)?.value;
@@ -66,7 +76,11 @@ impl CheckSettings {
                 });
             }
         };
+        let known = |name: &str| {
+            is_known(name).then(|| name.to_owned()).ok_or_else(|| format!("names no section: {name}"))
+        };
+        let database = table.parsed("database", known)?;
         table.finish()?;
-        Ok(Self { name, kind })
+        Ok(Self { name, database, kind })
     }
 }

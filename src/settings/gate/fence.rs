@@ -56,6 +56,18 @@ pub enum FenceKind {
     },
 }
 
+impl FenceSettings {
+    /// Whether a run over several databases raises it for each; else it keeps writers out of all of
+    /// them once it is up.
+    pub fn is_of_each_database(&self) -> bool {
+        match &self.kind {
+            FenceKind::Pgbouncer { databases, .. } => databases.is_empty(),
+            FenceKind::Command { .. } => true,
+            FenceKind::KubectlScale { .. } | FenceKind::Role { .. } => false,
+        }
+    }
+}
+
 /// A deployment of Kubernetes, written `namespace/name`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Deployment {

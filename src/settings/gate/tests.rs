@@ -109,8 +109,8 @@ fn checks_and_variables_are_read() {
     assert_eq!(smoke.kind, CheckKind::Command(["test", "-e", "/"].map(String::from).to_vec()));
     let names: Vec<_> = gate.environment.keys().map(String::as_str).collect();
     assert_eq!(names, ["CRONOS_URL", "PLAIN"]);
-    let fill = |place| if place == Placeholder::User { "a b".to_owned() } else { String::new() };
-    assert_eq!(gate.environment["CRONOS_URL"].fill(fill), "x://a%20b@h");
+    let fill = |_: Option<&str>, place| (place == Placeholder::User).then(|| "a b".to_owned());
+    assert_eq!(gate.environment["CRONOS_URL"].fill(fill).unwrap(), "x://a%20b@h");
 }
 
 #[test]
@@ -193,6 +193,14 @@ fn environment_reaches_booleans_and_commands() {
 )]
 #[case("[gate.environment]\nURL = '{hots}'\n", "gate.environment.URL has the unknown place {hots}")]
 #[case("[gate.environment]\nURL = '{'\n", "gate.environment.URL has a brace alone; write {{ or }} for")]
+#[case(
+    "[gate.environment]\nURL = '{nosuch.url}'\n",
+    "gate.environment.URL has the place of a database that has no section: nosuch"
+)]
+#[case(
+    "[[gate.check]]\nname = 'a'\ndatabase = 'nosuch'\ncommand = ['c']\n",
+    "gate.check[1].database names no section: nosuch"
+)]
 #[case("[gate.environment]\n'A B' = ''\n", "gate.environment.A B must be called by letters, digits and _")]
 #[case("[gate.environment]\nPORT = 5\n", "gate.environment.PORT must be text, not a whole number")]
 fn what_cannot_be_meant_is_refused(#[case] more: &str, #[case] complaint: &str) {

@@ -89,7 +89,7 @@ fn assert_order_is_made(site: &Site, migrated: &str, end: End) {
 }
 
 /// A session that holds what its statement took until it is dropped.
-struct Holder<'a> {
+pub struct Holder<'a> {
     cluster: &'a Cluster,
     process: Child,
 }
@@ -122,12 +122,12 @@ impl Drop for Holder<'_> {
 }
 
 /// Keeps every rename of a database waiting.
-fn hold_renames(cluster: &Cluster) -> Holder<'_> {
+pub fn hold_renames(cluster: &Cluster) -> Holder<'_> {
     Holder::of(cluster, "postgres", "LOCK TABLE pg_catalog.pg_database IN SHARE MODE")
 }
 
 /// Whether a session of `belay` waits for a lock.
-fn waits_for_a_lock(cluster: &Cluster) -> bool {
+pub fn waits_for_a_lock(cluster: &Cluster) -> bool {
     let sql = "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name LIKE 'belay%'";
     cluster.psql("postgres", sql) == "t"
 }

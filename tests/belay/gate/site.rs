@@ -144,7 +144,8 @@ impl Site {
         Running(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start belay"))
     }
 
-    fn command(&self, options: &[&str], words: &[String]) -> Command {
+    /// The command that gates a command, with options.
+    pub fn command(&self, options: &[&str], words: &[String]) -> Command {
         let mut command = self.belay.command(["--json", "migrate", "--db", "app"]);
         command.args(options).arg("--").args(words);
         command

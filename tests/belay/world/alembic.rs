@@ -33,6 +33,9 @@ pub enum Environment {
     TouchedBeforeConfigure,
     /// An exception after everything is committed.
     RaisingAfterwards,
+    /// Alembic's template `multidb`: an engine each for `app` and `billing`, all revisions of both,
+    /// and then one commit after the other.
+    Several,
 }
 
 /// A revision script.
@@ -155,6 +158,7 @@ fn env_py(environment: Environment) -> String {
     };
     let run = match environment {
         Environment::Asyncpg => "asyncio.run(run_by_asyncpg())",
+        Environment::Several => "run_by_several_engines()",
         _ => "run_by_psycopg2()",
     };
     let afterwards = match environment {
@@ -189,6 +193,31 @@ def run_by_psycopg2():
     engine = create_engine(url.set(drivername="postgresql+psycopg2"), poolclass=pool.NullPool)
     with engine.connect() as connection:
         migrate(connection)
+
+
+def run_by_several_engines():
+    engines = []
+    for name in ("APP", "BILLING"):
+        of_one = make_url(os.environ["BELAY_DATABASE_URL_" + name]).set(drivername="postgresql+psycopg2")
+        connection = create_engine(of_one, poolclass=pool.NullPool).connect()
+        engines.append((name, connection, connection.begin()))
+    try:
+        for name, connection, _ in engines:
+            context.configure(
+                connection=connection,
+                upgrade_token=name.lower() + "_upgrades",
+                downgrade_token=name.lower() + "_downgrades",
+            )
+            context.run_migrations()
+        for _, _, transaction in engines:
+            transaction.commit()
+    except:
+        for _, _, transaction in engines:
+            transaction.rollback()
+        raise
+    finally:
+        for _, connection, _ in engines:
+            connection.close()
 
 
 async def run_by_asyncpg():
