@@ -4,6 +4,7 @@
 //! snapshot is loaded into a database with a name of ours, compared with the inventory, and
 //! renamed in one transaction. A database that had the name is kept under another one.
 
+mod beside;
 mod extract;
 pub mod own;
 pub mod plan;
@@ -20,19 +21,21 @@ use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::Connection as _;
 use sqlx::postgres::PgConnection;
 
+pub(crate) use self::beside::Beside;
+use self::beside::new_marker;
 use self::plan::RestorePlan;
 use super::load::{self, RestoreErrors, Source, Target};
 use super::prove::{self, Claim, Proof};
 use super::{JobError, Progress, Stopwatch, WorkDirectory, until_stalled};
 use crate::catalog::{Catalog, Entry};
-use crate::ledger::{Ledger, Loading, LoadingDatabase};
+use crate::ledger::{Ledger, LoadingDatabase};
 use crate::postgres::PostgresError;
 use crate::postgres::tools::Tools;
 use crate::postgres::{describe, session};
 use crate::rules::globals;
 use crate::rules::layout;
 use crate::rules::manifest::Inventory;
-use crate::rules::sql::{copy_database, create_database, literal, quoted};
+use crate::rules::sql::{copy_database, create_database, quoted};
 use crate::seal::Opener;
 use crate::settings::Connection;
 
@@ -200,10 +203,6 @@ async fn copy_as(
     let beside = load::heartbeat(means.progress, making).await?;
     let (rows, tables) = (request.entry.manifest.rows, request.entry.manifest.tables);
     Ok(Prepared { session, beside, inventory, rows, tables, notes: Vec::new() })
-}
-
-fn new_marker() -> String {
-    format!("{LOADING}{}{}", layout::tail(rand::random()), layout::tail(rand::random()))
 }
 
 /// Gives what was prepared its name.
@@ -376,51 +375,4 @@ async fn make_roles(
         session::run(session, "make the roles of the snapshot", statement.sql.clone()).await?;
     }
     Ok(())
-}
-
-/// What the marker of a database begins with while it is loaded, and once it was set aside. What
-/// follows is the same for both databases of one swap.
-const LOADING: &str = "belay:loading:";
-const KEPT: &str = "belay:kept:";
-/// What the name of a database begins with while it is loaded.
-const LOADING_NAME: &str = "belay_restore_";
-
-/// The database that a snapshot is loaded into before it has its name.
-pub(crate) struct Beside {
-    /// Its name for now.
-    pub(crate) name: String,
-    /// Stands in its comment until it is done, so that it is known as ours.
-    pub(crate) marker: String,
-}
-
-impl Beside {
-    /// Makes the database with the statement that `create` gives for its quoted name.
-    async fn create(
-        ledger: &Ledger,
-        session: &mut PgConnection,
-        marker: &str,
-        now: DateTime<Utc>,
-        create: impl FnOnce(&str) -> String,
-    ) -> Result<Self, JobError> {
-        let name = format!("{LOADING_NAME}{}", layout::tail(rand::random()));
-        let system_identifier = describe::identity(session).await?.1.unwrap_or_default();
-        let (temp_name, marker) = (name.clone(), marker.to_owned());
-        // Written down first: a database that nobody knows of would never be dropped.
-        ledger
-            .record_loading(&Loading {
-                marker: marker.clone(),
-                system_identifier,
-                oid: None,
-                temp_name,
-                started_at: now,
-            })
-            .await?;
-        session::run(session, "create the database to restore into", create(&quoted(&name))).await?;
-        let comment = format!("COMMENT ON DATABASE {} IS {}", quoted(&name), literal(&marker));
-        session::run(session, "mark the database to restore into", comment).await?;
-        if let Some(oid) = describe::database_oid(session, &name).await? {
-            ledger.note_loading_oid(&marker, oid).await?;
-        }
-        Ok(Self { name, marker })
-    }
 }

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use ed25519_dalek::SigningKey;
+use sqlx::Connection as _;
 
 use self::archives::Archives;
 use self::chunks::ChunkShelf;
@@ -25,10 +26,12 @@ use crate::postgres::describe::{self, Sequence, Table};
 use crate::postgres::rights;
 use crate::postgres::session::{self, Keeper};
 use crate::postgres::tools::Tools;
+use crate::postgres::wal;
 use crate::rules::layout::{self, SnapshotHome, SnapshotId};
 use crate::rules::manifest::{self, Inventory, Manifest, ObjectRecord, Objects, SequenceRecord, TableRecord};
+use crate::rules::wal::WindowStart;
 use crate::seal::Sealer;
-use crate::settings::DatabaseSettings;
+use crate::settings::{Connection, DatabaseSettings};
 use crate::store::Parts;
 
 /// What a snapshot is taken with.
@@ -94,6 +97,7 @@ async fn take_steadily(
     let watch = Stopwatch::start();
     means.catalog.check_writer(means.signing)?;
     means.progress.enter("opening the snapshot");
+    let window_start = begin_window(&database.connection).await?;
     let mut keeper = Keeper::open(&database.connection, database.lock_timeout).await?;
     let taken_at = clock();
     let home = SnapshotHome {
@@ -101,7 +105,7 @@ async fn take_steadily(
         database: database.connection.database.clone(),
         id: SnapshotId::new(taken_at, noise),
     };
-    let facts = Facts::read(&mut keeper, means, taken_at).await;
+    let facts = Facts::read(&mut keeper, means, taken_at, window_start).await;
     let facts = facts.map_err(|error| error.of_catalogs(&database.connection.database))?;
     let (large, small): (Vec<Table>, Vec<Table>) =
         facts.tables.iter().cloned().partition(|table| table.is_chunked(database.large_table_bytes));
@@ -144,6 +148,19 @@ async fn take_steadily(
     })
 }
 
+/// Begins, before the snapshot, the window in which everything lies that it does not hold.
+///
+/// A standby numbers no transaction; a snapshot of one is none to migrate behind.
+async fn begin_window(to: &Connection) -> Result<Option<WindowStart>, PostgresError> {
+    let mut session = session::connect(to).await?;
+    let begun = match session::is_standby(&mut session).await? {
+        true => None,
+        false => Some(wal::begin_window(&mut session).await?),
+    };
+    session.close().await.map_err(|error| PostgresError::of_query("begin the snapshot", error))?;
+    Ok(begun)
+}
+
 /// What the keeper's session saw, before any data was read.
 struct Facts {
     tools: Tools,
@@ -151,6 +168,7 @@ struct Facts {
     database_oid: u32,
     system_identifier: Option<String>,
     taken_at: DateTime<Utc>,
+    window_start: Option<WindowStart>,
     lsn: String,
     visible_transactions: String,
     revisions: Vec<String>,
@@ -170,6 +188,7 @@ impl Facts {
         keeper: &mut Keeper,
         means: &Means<'_>,
         taken_at: DateTime<Utc>,
+        window_start: Option<WindowStart>,
     ) -> Result<Self, PostgresError> {
         let session = &mut keeper.session;
         let version_num = session::server_version_num(session).await?;
@@ -181,6 +200,7 @@ impl Facts {
             database_oid,
             system_identifier,
             taken_at,
+            window_start,
             lsn: keeper.lsn.clone(),
             visible_transactions: keeper.visible_transactions.clone(),
             revisions: describe::revisions(session).await?,
@@ -268,6 +288,7 @@ impl Facts {
             finished_at,
             lsn: self.lsn.clone(),
             visible_transactions: self.visible_transactions.clone(),
+            window_start: self.window_start,
             revisions: self.revisions.clone(),
             server_version_num: self.version_num,
             pg_dump_version: self.tools.version.clone(),

@@ -215,6 +215,16 @@ pub async fn databases(session: &mut PgConnection) -> Result<Vec<String>, Postgr
     rows(session, "list databases", sql).await?.iter().map(|row| column(row, "datname")).collect()
 }
 
+/// Whether the server replays another one's log, and takes no writes.
+///
+/// # Errors
+/// As [`PostgresError::of_query`] sorts them.
+pub async fn is_standby(session: &mut PgConnection) -> Result<bool, PostgresError> {
+    let sql = "SELECT pg_catalog.pg_is_in_recovery() AS is_standby";
+    let found = rows(session, "look whether the server is a standby", sql).await?;
+    Ok(found.first().map(|row| column(row, "is_standby")).transpose()?.unwrap_or_default())
+}
+
 /// The session that holds a snapshot open while others read in it.
 ///
 /// It locks every table (`ACCESS SHARE`) *before* its snapshot is taken, because TRUNCATE and

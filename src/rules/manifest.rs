@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::digest::{Digest256, RowTally};
 use super::layout::SnapshotId;
 use super::signature::SignerKey;
+use super::wal::WindowStart;
 
 /// The format that this program writes, and the newest that it reads.
 pub const FORMAT: u32 = 1;
@@ -132,6 +133,9 @@ pub struct Manifest {
     pub lsn: String,
     /// `pg_current_snapshot()` as text: which transactions the snapshot sees.
     pub visible_transactions: String,
+    /// Where the log is read from to learn what the snapshot does not hold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window_start: Option<WindowStart>,
     /// Alembic revisions (`version_num`), sorted; empty without a version table.
     pub revisions: Vec<String>,
     /// `server_version_num`, such as 150018.

@@ -199,16 +199,14 @@ pub struct BareCommit {
 
 impl Window {
     /// Commits that may show nothing of what they wrote, because they wrote it before the window:
-    /// those of transactions older than the window that `visible` does not see.
-    ///
-    /// Without `next_transaction` of a [`WindowStart`], every transaction that began since the
-    /// snapshot may be as old: those that lock rows or write unlogged tables are among them then.
+    /// those of transactions older than the window, by [`WindowStart::next_transaction`], that
+    /// `visible` does not see.
     pub fn straddlers<'a>(
         &'a self,
         visible: &'a VisibleTransactions,
-        next_transaction: Option<u64>,
+        next_transaction: u64,
     ) -> impl Iterator<Item = &'a BareCommit> {
-        let is_older = move |xid| next_transaction.is_none_or(|next| visible.widened(xid) < next);
+        let is_older = move |xid| visible.widened(xid) < next_transaction;
         self.bare_commits.iter().filter(move |commit| !visible.sees(commit.xid) && is_older(commit.xid))
     }
 }

@@ -186,7 +186,7 @@ async fn straddler_shows_as_a_commit_of_an_older_transaction() {
     assert_eq!((plain.in_progress().count(), visible.in_progress().count()), (0, 2));
     app.cluster.psql("app", "SELECT * FROM orders FOR UPDATE");
 
-    let next = Some(start.next_transaction);
+    let next = start.next_transaction;
     let window = app.window_since(start.lsn).await;
     assert_eq!(window.straddlers(&visible, next).count(), 0, "it has not ended: {window:?}");
     assert_eq!(committed_since(&mut app.session, &visible).await.unwrap(), Vec::<u64>::new());
@@ -201,8 +201,6 @@ async fn straddler_shows_as_a_commit_of_an_older_transaction() {
     assert_eq!(committed, straddlers.iter().map(|xid| u64::from(*xid)).collect::<Vec<_>>());
     // Of a window begun after the snapshot it is found too, among others that only locked.
     assert_eq!(window.straddlers(&plain, next).map(|commit| commit.xid).collect::<Vec<_>>(), straddlers);
-    let unsure: Vec<u32> = window.straddlers(&plain, None).map(|commit| commit.xid).collect();
-    assert!(unsure.len() > 1 && unsure.contains(&straddlers[0]), "{unsure:?}");
 }
 
 #[tokio::test]

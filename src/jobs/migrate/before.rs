@@ -23,14 +23,11 @@ use crate::rules::causes::in_a_sentence;
 use crate::rules::gate::{Outcome, Verdict};
 use crate::rules::manifest::Depth;
 use crate::rules::sql::literal;
-use crate::rules::wal::{Lsn, WindowStart};
+use crate::rules::wal::WindowStart;
 use crate::settings::CheckKind;
 
 /// The `application_name` of our own sessions.
 const OUR_SESSIONS: Ours<'static> = Ours { applications: &["belay"], roles: &[] };
-/// How far before its own position the log of an earlier snapshot is read: it was taken a moment
-/// before its position was.
-const REUSE_MARGIN_BYTES: u64 = 16 << 20;
 
 /// How a fence of a run is undone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -220,7 +217,6 @@ impl LookBefore {
 
 impl Member<'_> {
     async fn take_snapshot(&mut self, run: &Run<'_>) -> Result<(), JobError> {
-        let start = wal::begin_window(&mut run.maintenance_session().await?).await?;
         let mut elsewhere = self.open_elsewhere(run).await?;
         let means = snapshot::Means {
             catalog: run.means.catalog,
@@ -233,12 +229,16 @@ impl Member<'_> {
         };
         let taken = snapshot::take(&means, self.settings, rand::random(), run.clock).await?;
         elsewhere.extend(self.open_elsewhere(run).await?);
+        let no_window = || JobError::Refused {
+            action: "stand on the snapshot".into(),
+            reasons: vec!["the server is a standby: what is committed to it is not known here".into()],
+        };
+        let window_start = taken.manifest.window_start.ok_or_else(no_window)?;
         self.facts.snapshot = Some(TakenSnapshot {
             id: taken.manifest.id,
             is_reused: false,
             is_fenced: run.is_fenced(),
-            from_lsn: start.lsn,
-            next_transaction: Some(start.next_transaction),
+            window_start,
             restore_ms: None,
             elsewhere,
         });
@@ -263,13 +263,12 @@ impl Member<'_> {
     /// Takes the newest verified snapshot if it is young enough, of this very database, and
     /// nothing was committed since.
     async fn reuse_snapshot(&mut self, run: &mut Run<'_>) -> Result<bool, JobError> {
-        let Some((entry, lsn)) = self.newest_fresh(run).await? else { return Ok(false) };
+        let Some((entry, window_start)) = self.newest_fresh(run).await? else { return Ok(false) };
         self.facts.snapshot = Some(TakenSnapshot {
             id: entry.manifest.id.clone(),
             is_reused: true,
             is_fenced: false,
-            from_lsn: Lsn(lsn.0.saturating_sub(REUSE_MARGIN_BYTES)),
-            next_transaction: None,
+            window_start,
             restore_ms: entry.restore_ms(),
             elsewhere: Vec::new(),
         });
@@ -283,7 +282,7 @@ impl Member<'_> {
         Ok(false)
     }
 
-    async fn newest_fresh(&self, run: &Run<'_>) -> Result<Option<(Entry, Lsn)>, JobError> {
+    async fn newest_fresh(&self, run: &Run<'_>) -> Result<Option<(Entry, WindowStart)>, JobError> {
         let (gate, now) = (run.means.gate, (run.clock)());
         let Some(identity) = &self.facts.identity else { return Ok(None) };
         if gate.fresh_within <= TimeDelta::zero() {
@@ -300,8 +299,8 @@ impl Member<'_> {
         };
         let found = run.means.catalog.list().await?.entries.into_iter().rfind(is_fresh);
         Ok(found.and_then(|entry| {
-            let lsn = entry.manifest.lsn.parse().ok()?;
-            Some((entry, lsn))
+            let window_start = entry.manifest.window_start?;
+            Some((entry, window_start))
         }))
     }
 

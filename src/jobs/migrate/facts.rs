@@ -12,7 +12,7 @@ use super::fingerprint::Fingerprint;
 use crate::rules::classify::{Class, Classified, Exit, Expected};
 use crate::rules::gate::Order;
 use crate::rules::layout::SnapshotId;
-use crate::rules::wal::Lsn;
+use crate::rules::wal::{Lsn, WindowStart};
 
 /// Whether the command is tried on a scratch copy first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -165,10 +165,8 @@ pub struct TakenSnapshot {
     pub is_reused: bool,
     /// Whether writers were kept out when it was taken.
     pub is_fenced: bool,
-    /// Where the write-ahead log stood at a moment before it was taken.
-    pub from_lsn: Lsn,
-    /// A transaction that is younger than all that wrote before that moment.
-    pub next_transaction: Option<u64>,
+    /// Where the window begins in which everything lies that it does not hold.
+    pub window_start: WindowStart,
     /// How long its restore took when it was verified, in milliseconds.
     pub restore_ms: Option<u64>,
     /// Transactions of other databases that were open when it was taken.

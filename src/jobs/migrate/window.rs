@@ -132,7 +132,7 @@ impl Member<'_> {
         let Ok(visible) = entry.manifest.visible_transactions.parse::<VisibleTransactions>() else {
             return Ok(Committed::Unknown("the manifest does not say what the snapshot sees".into()));
         };
-        let window = match run.windows(&[self], snapshot.from_lsn, to).await? {
+        let window = match run.windows(&[self], snapshot.window_start.lsn, to).await? {
             Ok(windows) => windows.into_iter().next().unwrap_or_default(),
             Err(why) => return Ok(Committed::Unknown(why)),
         };
@@ -143,7 +143,8 @@ impl Member<'_> {
         }
         let mut session = run.maintenance_session().await?;
         let since = wal::committed_since(&mut session, &visible).await?;
-        let bare = window.straddlers(&visible, snapshot.next_transaction).map(|commit| commit.xid);
+        let bare =
+            window.straddlers(&visible, snapshot.window_start.next_transaction).map(|commit| commit.xid);
         // Without its epoch, as the log has it.
         let mut straddling: BTreeSet<u32> = bare.chain(since.into_iter().map(|xid| xid as u32)).collect();
         straddling.retain(|xid| {

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use sqlx::postgres::PgConnection;
 
-use super::{KEPT, LOADING, LOADING_NAME};
+use super::beside::{KEPT, LOADING, LOADING_NAME};
 use crate::jobs::JobError;
 use crate::ledger::{Ledger, Loading, Replacement};
 use crate::postgres::session::{column, rows};

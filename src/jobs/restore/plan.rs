@@ -191,12 +191,8 @@ async fn look_at_server(
 
 /// Why nothing can be restored into a standby, where the server is one.
 pub(super) async fn standby(session: &mut sqlx::PgConnection) -> Result<Option<String>, JobError> {
-    let sql = "SELECT pg_catalog.pg_is_in_recovery() AS is_standby";
-    let found = rows(session, "look whether the server is a standby", sql).await?;
-    let is_standby: bool =
-        found.first().map(|row| column(row, "is_standby")).transpose()?.unwrap_or_default();
     let reason = "the server is a standby (in recovery) and takes no writes: restore on its primary";
-    Ok(is_standby.then(|| reason.to_owned()))
+    Ok(session::is_standby(session).await?.then(|| reason.to_owned()))
 }
 
 async fn look_at_parts(

@@ -1,6 +1,6 @@
 //! Puts in order what an interrupted restore left in a cluster; every run begins with it.
 
-use super::{KEPT, LOADING};
+use super::beside::{KEPT, LOADING};
 use crate::jobs::JobError;
 use crate::ledger::{Ledger, LoadingDatabase, ReplacementState};
 use crate::postgres::describe;

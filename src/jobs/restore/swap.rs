@@ -5,7 +5,8 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sqlx::postgres::PgConnection;
 
-use super::{Beside, KEPT, LOADING, Means, Prepared, Request, Restored};
+use super::beside::{KEPT, LOADING};
+use super::{Beside, Means, Prepared, Request, Restored};
 use crate::jobs::JobError;
 use crate::ledger::{Ledger, Replacement};
 use crate::postgres::PostgresError;

@@ -208,11 +208,11 @@ fn straddlers_are_older_than_the_window_and_not_seen() {
         let visible: VisibleTransactions = visible.parse().unwrap();
         window.straddlers(&visible, next).map(|commit| commit.xid).collect()
     };
-    assert_eq!(straddlers("730:757:733,754", Some(757)), [754]);
+    assert_eq!(straddlers("730:757:733,754", 757), [754]);
     // The snapshot does not list what began after the last end before it.
-    assert_eq!(straddlers("730:752:733", Some(755)), [754]);
-    assert_eq!(straddlers("730:752:733", None), [754, 755, 756]);
-    assert_eq!(straddlers("757:757:", None), [] as [u32; 0]);
+    assert_eq!(straddlers("730:752:733", 755), [754]);
+    assert_eq!(straddlers("730:752:733", 757), [754, 755, 756]);
+    assert_eq!(straddlers("757:757:", 757), [] as [u32; 0]);
 }
 
 fn relations() -> BTreeMap<u32, Relation> {

@@ -165,6 +165,32 @@ fn what_was_begun_before_the_snapshot_and_committed_after_it_is_not_lost() {
 }
 
 #[test]
+fn a_fresh_snapshot_is_used_again_until_something_is_committed() {
+    let site = Site::with_gate("fresh_within = \"1h\"\n");
+    let taken = site.belay.json(["snapshot", "app"])["id"].clone();
+    site.belay.json(["verify", "latest", "--depth", "stored"]);
+    let failing = shell(&format!("{}exit 1", psql("UPDATE users SET name = 'half' WHERE id <= 5")));
+    for _ in 0..2 {
+        // The gate's own transactions are no reason for another one.
+        let ran = site.migrate(&shell("exit 1"));
+        ran.assert_ended(20, "failed_unchanged");
+        assert_eq!(ran.report["snapshot"], taken, "{}", ran.told);
+    }
+    let ran = site.migrate(&failing);
+    ran.assert_ended(21, "restored");
+    assert_eq!(ran.report["snapshot"], taken, "{}", ran.told);
+    site.assert_restored(&ran);
+
+    let taken = site.belay.json(["snapshot", "app"])["id"].clone();
+    site.belay.json(["verify", "latest", "--depth", "stored"]);
+    site.cluster.psql("app", TWO_USERS);
+    let ran = site.migrate(&failing);
+    ran.assert_ended(21, "restored");
+    assert_ne!(ran.report["snapshot"], taken, "{}", ran.told);
+    assert_two_users(&site);
+}
+
+#[test]
 fn a_snapshot_to_which_nothing_was_added_is_taken_once() {
     let site = Site::with_gate("consistency = \"checked\"\n");
     let ran = site.migrate(&failing(&site.pauses));
