@@ -15,6 +15,7 @@ pub mod pin;
 pub mod privileges;
 pub mod progress;
 pub mod report;
+pub mod repository;
 pub mod restore;
 pub mod retain;
 pub mod runs;

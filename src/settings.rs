@@ -9,6 +9,7 @@ mod error;
 mod gate;
 mod layers;
 mod pgpass;
+mod repository;
 mod repository_url;
 mod schedule;
 mod secret_file;
@@ -36,6 +37,9 @@ pub use gate::{
     MigrationRole, OnFailure, RehearsalCycle, SessionPolicy, Stamped,
 };
 pub use layers::{Environment, files};
+pub use repository::{
+    Addressing, Checksum, LockMode, ObjectLock, RepositorySettings, S3Credentials, S3Settings,
+};
 pub use repository_url::{InvalidRepositoryUrl, RepositoryUrl};
 use schedule::When;
 use table::Table;
@@ -68,13 +72,6 @@ pub struct Settings {
 pub struct StateSettings {
     /// Ledger, keys, locks and scratch; absolute.
     pub directory: PathBuf,
-}
-
-/// `[repository]`
-#[derive(Debug, Clone)]
-pub struct RepositorySettings {
-    /// Where sealed objects are kept.
-    pub url: RepositoryUrl,
 }
 
 /// `[keys]`; what is not given has its place in the state directory.
@@ -247,7 +244,7 @@ impl Settings {
         let gate = GateSettings::read(gate, &is_known)?;
         Ok(Self {
             state: StateSettings::read(state)?,
-            repository: RepositorySettings::read(repository)?,
+            repository: RepositorySettings::read(repository, environment)?,
             keys: KeySettings::read(keys)?,
             databases,
             verify: VerifySettings::read(verify, cluster.tuning.when.zone)?,
@@ -273,15 +270,6 @@ impl StateSettings {
         let directory = table.absolute_path("directory")?;
         table.finish()?;
         Ok(Self { directory: directory.unwrap_or_else(|| PathBuf::from("/var/lib/belay")) })
-    }
-}
-
-impl RepositorySettings {
-    fn read(mut table: Table) -> Result<Self, SettingsError> {
-        let url = table.parsed("url", |text| text.parse().map_err(|error| format!("{error}")))?;
-        let missing = table.missing("url");
-        table.finish()?;
-        Ok(Self { url: url.ok_or(missing)? })
     }
 }
 

@@ -4,6 +4,7 @@
 //! data or keys to it, and never replaces an object.
 
 pub mod local;
+pub mod s3;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -58,6 +59,18 @@ pub enum StoreError {
         /// Address of the store.
         store: String,
     },
+    /// The store is not reached as the settings say, whatever the key.
+    #[error("{action} {key} in {store}: {fault}")]
+    Unreached {
+        /// `read`, `write`, `list` or `delete`.
+        action: &'static str,
+        /// The key or prefix.
+        key: String,
+        /// Address of the store.
+        store: String,
+        /// What is wrong.
+        fault: AccessFault,
+    },
     /// Any other failure of the medium.
     #[error("{action} {key} in {store}")]
     Io {
@@ -71,6 +84,41 @@ pub enum StoreError {
         #[source]
         source: std::io::Error,
     },
+}
+
+/// Why a store at the other end of a network is not reached, or does not know this host.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AccessFault {
+    /// There is no such bucket.
+    #[error("there is no such bucket")]
+    NoBucket,
+    /// The bucket is elsewhere.
+    #[error("the bucket is in another region{}", named.as_ref().map(|region| format!(": {region}")).unwrap_or_default())]
+    Region {
+        /// The region that the store names.
+        named: Option<String>,
+    },
+    /// No credentials were found on this host.
+    #[error("no credentials are found: {0}")]
+    NoCredentials(String),
+    /// The store does not know the access key.
+    #[error("the access key is not known there")]
+    UnknownKey,
+    /// The secret key does not belong to the access key.
+    #[error("the secret key does not fit the access key")]
+    WrongSecret,
+    /// The credentials were temporary, and their time is over.
+    #[error("the credentials have expired")]
+    Expired,
+    /// The clocks of this host and of the store are too far apart.
+    #[error("the clocks of this host and of the store are too far apart")]
+    Clock,
+    /// The server is not the one that it should be, or speaks no TLS.
+    #[error("the server cannot be trusted: {0}")]
+    Tls(String),
+    /// Nobody answers there.
+    #[error("the server is not reached: {0}")]
+    Network(String),
 }
 
 /// What a store knows of an object without reading it.

@@ -1,5 +1,6 @@
 //! `belay check`: tries for real everything that a run would need, before the run does.
 
+mod bucket;
 mod database;
 mod gate;
 mod host;

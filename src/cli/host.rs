@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use super::audit;
 use super::report::{ExitCode, Failure};
-use crate::catalog::{Catalog, CatalogError};
+use super::repository::open_store;
+use crate::catalog::Catalog;
 use crate::jobs::restore::own::own_databases;
 use crate::jobs::restore::recover;
 use crate::keys::{HostKeys, KeyFile, KeyPaths, parse_recipient};
@@ -16,7 +17,6 @@ use crate::rules::signature::SignerKey;
 use crate::seal::{Opener, Sealer};
 use crate::settings::{self, Connection, DatabaseScope, DatabaseSettings, RepositoryUrl, Settings};
 use crate::store::Store;
-use crate::store::local::{LocalStore, LocalStoreError};
 
 /// An opened installation.
 pub struct Host {
@@ -48,7 +48,7 @@ impl Host {
     pub async fn open_trusting(config: &Path, also_trusted: &[SignerKey]) -> Result<Self, Failure> {
         let settings = load_settings(config)?;
         let keys = HostKeys::load(&key_paths(&settings)).map_err(Failure::of("open the keys"))?;
-        let store = open_store(&settings.repository.url)?;
+        let store = open_store(&settings.repository, Some(&settings.state.directory)).await?;
         let trusted = keys.trusted_signers.iter().chain(also_trusted).cloned().collect();
         let catalog = open_catalog(store, &settings.cluster.name, trusted).await?;
         let host = Self { config: config.into(), settings, keys, catalog, path: settings::search_path() };
@@ -60,8 +60,10 @@ impl Host {
 
     /// Bytes that are free where a local repository lies, when that can be asked.
     pub fn repository_free_bytes(&self) -> Option<u64> {
-        let RepositoryUrl::Local(root) = &self.settings.repository.url;
-        free_bytes(root)
+        match &self.settings.repository.url {
+            RepositoryUrl::Local(root) => free_bytes(root),
+            RepositoryUrl::S3 { .. } => None,
+        }
     }
 
     /// Where scratch clusters and spools lie.
@@ -231,21 +233,6 @@ pub fn key_paths(settings: &Settings) -> KeyPaths {
         paths.signing = file;
     }
     paths
-}
-
-/// Opens the store of a repository's address.
-///
-/// # Errors
-/// [`Failure`] when it is not there.
-pub fn open_store(url: &RepositoryUrl) -> Result<Arc<dyn Store>, Failure> {
-    let RepositoryUrl::Local(root) = url;
-    match LocalStore::open(root) {
-        Ok(store) => Ok(Arc::new(store)),
-        Err(LocalStoreError::Missing { .. }) => {
-            Err(Failure::of("open the repository")(CatalogError::NoRepository { store: url.to_string() }))
-        }
-        Err(error) => Err(Failure::of("open the repository")(error)),
-    }
 }
 
 /// Opens the catalog in a store.

@@ -7,9 +7,10 @@ use age::x25519::Recipient;
 use clap::Args;
 use serde_json::json;
 
-use super::host::{key_paths, ledger_of, load_settings, open_store};
+use super::host::{key_paths, ledger_of, load_settings};
 use super::privileges::Inputs;
 use super::report::{ExitCode, Failure, Report};
+use super::repository::{create_directory, open_store};
 use super::{Global, audit, clock};
 use crate::catalog::{Catalog, CatalogError};
 use crate::keys::kit::{KitFacts, recovery_kit};
@@ -18,7 +19,6 @@ use crate::rules::manifest::{FORMAT, RepositoryRecord};
 use crate::rules::signature::SignerKey;
 use crate::settings::{RepositoryUrl, Settings};
 use crate::store::StoreError;
-use crate::store::local::LocalStore;
 
 /// Options of `belay init`.
 #[derive(Debug, Args)]
@@ -72,8 +72,8 @@ pub async fn run(global: &Global, args: InitArgs, inputs: Inputs) -> Result<Repo
     let record = if args.takeover {
         super::takeover::take_over(&settings, record, &keys).await?
     } else {
-        create_repository(&settings.repository.url)?;
-        let store = open_store(&settings.repository.url)?;
+        create_directory(&settings.repository.url)?;
+        let store = open_store(&settings.repository, None).await?;
         Catalog::create(store.as_ref(), &record, signing).await.map_err(not_created)?;
         record
     };
@@ -90,11 +90,13 @@ pub async fn run(global: &Global, args: InitArgs, inputs: Inputs) -> Result<Repo
 /// # Errors
 /// As [`run`] would.
 pub async fn refuse_early(args: &InitArgs, settings: &Settings) -> Result<(), Failure> {
-    let RepositoryUrl::Local(root) = &settings.repository.url;
-    if !args.takeover && !root.exists() {
+    if let RepositoryUrl::Local(root) = &settings.repository.url
+        && !args.takeover
+        && !root.exists()
+    {
         return Ok(());
     }
-    let store = open_store(&settings.repository.url)?;
+    let store = open_store(&settings.repository, None).await?;
     if args.takeover { Ok(()) } else { Catalog::refuse_existing(store.as_ref()).await.map_err(not_created) }
 }
 
@@ -130,11 +132,6 @@ fn own_keys(settings: &Settings) -> Result<HostKeys, Failure> {
     };
     made.map_err(Failure::of("init"))?;
     HostKeys::load(&paths).map_err(Failure::of("init"))
-}
-
-fn create_repository(url: &RepositoryUrl) -> Result<(), Failure> {
-    let RepositoryUrl::Local(root) = url;
-    LocalStore::create(root).map(drop).map_err(Failure::of("init"))
 }
 
 fn new_repository_id() -> String {

@@ -75,7 +75,7 @@ fn read_inputs(cli: &Cli, settings: Option<&Settings>, now: DateTime<Utc>) -> Re
 
 /// Carries out `work` on this thread; when it is done there is one thread, as before.
 fn at_once<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::new("start", ExitCode::Failed, error.to_string()))?;
     Ok(runtime.block_on(work))
 }
@@ -112,8 +112,11 @@ fn owner_of_cluster<'a>(connections: impl Iterator<Item = &'a Connection>) -> Op
 /// Makes the state directory and a local repository for `user` where they are missing, and gives
 /// them over where they are empty directories of root's.
 fn hand_over(settings: &Settings, user: &User) -> Result<(), Failure> {
-    let RepositoryUrl::Local(repository) = &settings.repository.url;
-    for directory in [&settings.state.directory, repository] {
+    let repository = match &settings.repository.url {
+        RepositoryUrl::Local(repository) => Some(repository),
+        RepositoryUrl::S3 { .. } => None,
+    };
+    for directory in [&settings.state.directory].into_iter().chain(repository) {
         make_for(directory, user).map_err(|error| {
             Failure::new("prepare directories", ExitCode::Usage, format!("{}: {error}", directory.display()))
         })?;

@@ -9,13 +9,13 @@ use std::path::Path;
 
 use clap::Args;
 
-use super::host::open_store;
 use super::report::{ExitCode, Failure};
+use super::repository::open_store;
 use crate::catalog::{Catalog, CatalogError};
 use crate::ledger::Ledger;
 use crate::rules::layout::{MANIFEST, SnapshotHome};
 use crate::rules::signature::SignerKey;
-use crate::settings::{self, RepositoryUrl};
+use crate::settings::{self, Environment, RepositorySettings, RepositoryUrl};
 use crate::store::Store;
 
 /// Options that open a repository without settings.
@@ -24,7 +24,7 @@ pub struct StandaloneArgs {
     /// Use no settings file: connect as libpq's environment says (PGHOST, PGPORT, PGUSER, …), and keep no state
     #[arg(long, requires = "repository")]
     pub standalone: bool,
-    /// The repository, with --standalone: file:///absolute/path
+    /// The repository, with --standalone: file:///absolute/path or s3://bucket/prefix (AWS_ENDPOINT_URL, AWS_REGION, …)
     #[arg(long, value_name = "URL", requires = "standalone")]
     pub repository: Option<RepositoryUrl>,
     /// The cluster in the repository, with --standalone; needed when it holds several
@@ -71,7 +71,10 @@ impl Standalone {
             let text = format!("make a directory in {}: {error}", std::env::temp_dir().display());
             Failure::new(ACTION, ExitCode::Failed, text)
         })?;
-        let store = open_store(url)?;
+        let environment = Environment::of_process();
+        let repository = RepositorySettings::by_environment(url.clone(), &environment);
+        let repository = repository.map_err(Failure::of("read the environment"))?;
+        let store = open_store(&repository, None).await?;
         let cluster = match &args.cluster {
             Some(cluster) => cluster.clone(),
             None => only_cluster(store.as_ref()).await?,

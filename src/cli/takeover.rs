@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use super::host::open_store;
 use super::report::{ExitCode, Failure};
+use super::repository::open_store;
 use crate::catalog::{Catalog, CatalogError};
 use crate::keys::HostKeys;
 use crate::rules::manifest::RepositoryRecord;
@@ -35,7 +35,7 @@ pub async fn take_over(
     fresh: RepositoryRecord,
     keys: &HostKeys,
 ) -> Result<RepositoryRecord, Failure> {
-    let store = open_store(&settings.repository.url)?;
+    let store = open_store(&settings.repository, Some(&settings.state.directory)).await?;
     let catalog = open(&store, settings, keys).await.map_err(|error| {
         let is_stranger = matches!(error, CatalogError::Untrusted { .. });
         let failure = Failure::of("take over the repository")(error);

@@ -12,16 +12,23 @@ use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, percent_encode};
 pub enum RepositoryUrl {
     /// `file:///absolute/path`
     Local(PathBuf),
+    /// `s3://bucket/prefix`
+    S3 {
+        /// The bucket's name.
+        bucket: String,
+        /// What every key begins with, without slashes at its ends; empty for the whole bucket.
+        prefix: String,
+    },
 }
 
 /// A text that is not the address of a repository.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidRepositoryUrl {
     /// A scheme without a store for it.
-    #[error("must begin with file://, the scheme {0} is not supported")]
+    #[error("must begin with file:// or s3://, the scheme {0} is not supported")]
     Scheme(String),
     /// Not of the form `file:///absolute/path`.
-    #[error("must be file:///absolute/path, not {0:?}")]
+    #[error("must be file:///absolute/path or s3://bucket/prefix, not {0:?}")]
     Form(String),
 }
 
@@ -31,17 +38,32 @@ impl FromStr for RepositoryUrl {
     fn from_str(text: &str) -> Result<Self, InvalidRepositoryUrl> {
         let form = || InvalidRepositoryUrl::Form(text.into());
         let (scheme, rest) = text.split_once("://").ok_or_else(form)?;
-        if scheme != "file" {
-            return Err(InvalidRepositoryUrl::Scheme(scheme.into()));
+        match scheme {
+            "file" => local(rest).ok_or_else(form),
+            "s3" => s3(rest).ok_or_else(form),
+            _ => Err(InvalidRepositoryUrl::Scheme(scheme.into())),
         }
-        let bytes: Vec<u8> = percent_decode_str(rest.trim_end_matches('/')).collect();
-        let path = PathBuf::from(std::ffi::OsString::from_vec(bytes));
-        let climbs = path.components().any(|part| matches!(part, std::path::Component::ParentDir));
-        if !path.is_absolute() || climbs || rest.contains(['?', '#', '\0']) {
-            return Err(form());
-        }
-        Ok(Self::Local(path))
     }
+}
+
+fn local(rest: &str) -> Option<RepositoryUrl> {
+    let bytes: Vec<u8> = percent_decode_str(rest.trim_end_matches('/')).collect();
+    let path = PathBuf::from(std::ffi::OsString::from_vec(bytes));
+    let climbs = path.components().any(|part| matches!(part, std::path::Component::ParentDir));
+    let is_path = path.is_absolute() && !climbs && !rest.contains(['?', '#', '\0']);
+    is_path.then_some(RepositoryUrl::Local(path))
+}
+
+/// A prefix is plain, so that every S3 client reads the address alike.
+fn s3(rest: &str) -> Option<RepositoryUrl> {
+    let (bucket, prefix) =
+        rest.trim_end_matches('/').split_once('/').unwrap_or((rest.trim_end_matches('/'), ""));
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    // Older buckets have capitals and underscores.
+    let is_bucket = (3..=255).contains(&bucket.len()) && bucket.bytes().all(is_plain);
+    let is_segment = |segment: &str| !matches!(segment, "" | "." | "..") && segment.bytes().all(is_plain);
+    let is_prefix = prefix.is_empty() || prefix.split('/').all(is_segment);
+    (is_bucket && is_prefix).then(|| RepositoryUrl::S3 { bucket: bucket.into(), prefix: prefix.into() })
 }
 
 const IN_PATH: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'#').add(b'%').add(b'<').add(b'>').add(b'?');
@@ -54,6 +76,8 @@ impl fmt::Display for RepositoryUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Local(path) => write!(f, "file://{}", encoded(path)),
+            Self::S3 { bucket, prefix } if prefix.is_empty() => write!(f, "s3://{bucket}"),
+            Self::S3 { bucket, prefix } => write!(f, "s3://{bucket}/{prefix}"),
         }
     }
 }
@@ -72,10 +96,19 @@ mod tests {
     }
 
     #[test]
+    fn s3_url_reads_back_as_it_is_shown() {
+        for text in ["s3://backups", "s3://backups/belay", "s3://back-ups.example/a_b/c.d"] {
+            assert_eq!(text.parse::<RepositoryUrl>().unwrap().to_string(), text);
+        }
+        let url = RepositoryUrl::S3 { bucket: "backups".into(), prefix: "a/b".into() };
+        assert_eq!("s3://backups/a/b/".parse(), Ok(url));
+    }
+
+    #[test]
     fn other_addresses_are_refused() {
         assert_eq!(
-            "s3://bucket/prefix".parse::<RepositoryUrl>().unwrap_err().to_string(),
-            "must begin with file://, the scheme s3 is not supported"
+            "gs://bucket/prefix".parse::<RepositoryUrl>().unwrap_err().to_string(),
+            "must begin with file:// or s3://, the scheme gs is not supported"
         );
         for text in [
             "",
@@ -87,6 +120,14 @@ mod tests {
             "file:///",
             "file:///a/../b",
             "file:///a?b",
+            "s3://",
+            "s3:///prefix",
+            "s3://ab",
+            "s3://key:secret@backups/a",
+            "s3://backups/a//b",
+            "s3://backups/../b",
+            "s3://backups/a b",
+            "s3://backups/a?region=x",
         ] {
             assert!(text.parse::<RepositoryUrl>().is_err(), "{text:?}");
         }

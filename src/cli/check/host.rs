@@ -3,11 +3,12 @@
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use super::Findings;
+use super::{Findings, bucket};
 use crate::catalog::{Catalog, CatalogError, Listing};
 use crate::cli::advice::UNREADABLE_HINT;
-use crate::cli::host::{free_bytes, open_catalog, open_store};
+use crate::cli::host::{free_bytes, open_catalog};
 use crate::cli::report::{ExitCode, Failure, bytes_text};
+use crate::cli::repository::open_store;
 use crate::keys::{HostKeys, parse_recipient};
 use crate::rules::layout::{ObjectKey, tail};
 use crate::settings::{RepositoryUrl, Settings};
@@ -58,7 +59,9 @@ pub(super) fn check_keys(keys: &HostKeys, findings: &mut Findings) {
 /// Opens the repository, tries to write to it, and looks at what it is sealed to.
 pub(super) async fn check_repository(settings: &Settings, keys: &HostKeys, findings: &mut Findings) {
     let subject = "repository";
-    let Some(store) = findings.take(subject, open_store(&settings.repository.url)) else { return };
+    let state = &settings.state.directory;
+    let opened = open_store(&settings.repository, Some(state)).await;
+    let Some(store) = findings.take(subject, opened) else { return };
     let opened = open_catalog(store, &settings.cluster.name, keys.trusted_signers.clone()).await;
     let Some(catalog) = findings.take(subject, opened) else { return };
     let writer = keys.signing.as_ref().map_or(Ok(()), |signing| catalog.check_writer(signing));
@@ -69,6 +72,7 @@ pub(super) async fn check_repository(settings: &Settings, keys: &HostKeys, findi
         Ok(()) => findings.ok("store", "an object was written once, read, compared and removed"),
         Err(failure) => findings.failure("store", failure),
     }
+    bucket::check_bucket(settings, findings).await;
     check_recipients(settings, keys, &catalog, findings);
     let listing = catalog.list().await.map_err(Failure::of("list the snapshots"));
     if let Some(listing) = findings.take("snapshots", listing) {
@@ -77,12 +81,17 @@ pub(super) async fn check_repository(settings: &Settings, keys: &HostKeys, findi
     }
 }
 
+/// A key that nothing has.
+pub(super) fn probe_key(cluster: &str) -> ObjectKey {
+    let key = ObjectKey::new(format!("{cluster}/probe/{}{}", tail(rand::random()), tail(rand::random())));
+    key.expect("a cluster's name and base32 make a key")
+}
+
 /// Writes an object, sees that it cannot be written again, reads it, removes it.
 async fn probe(store: &dyn Store, cluster: &str) -> Result<(), Failure> {
     let failed = |text: &str| Failure::new("try the store", ExitCode::Failed, text);
     let content: [u8; 32] = rand::random();
-    let key = ObjectKey::new(format!("{cluster}/probe/{}{}", tail(rand::random()), tail(rand::random())));
-    let key = key.expect("a cluster's name and base32 make a key");
+    let key = probe_key(cluster);
     store.put(&key, Parts::whole(content.to_vec())).await.map_err(Failure::of("try the store"))?;
     let again = store.put(&key, Parts::whole(b"again".to_vec())).await;
     let read = read_small(store, &key, content.len()).await;
@@ -158,7 +167,7 @@ fn check_listing(listing: &Listing, findings: &mut Findings) {
 }
 
 fn check_room(url: &RepositoryUrl, listing: &Listing, findings: &mut Findings) {
-    let RepositoryUrl::Local(root) = url;
+    let RepositoryUrl::Local(root) = url else { return };
     let Some(free) = free_bytes(root) else { return };
     let newest: std::collections::BTreeMap<_, _> =
         listing.entries.iter().map(|entry| (&entry.manifest.database, entry.manifest.stored_bytes)).collect();
