@@ -8,6 +8,7 @@ pub mod memory;
 mod conformance;
 mod doubles;
 mod local;
+mod s3;
 
 use belay::rules::layout::ObjectKey;
 use belay::store::{Parts, Store, StoreError};

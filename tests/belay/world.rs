@@ -7,22 +7,26 @@
 
 mod alembic;
 mod belay;
+pub mod bucket;
 mod cluster;
 mod document;
 mod dump;
 mod kubectl;
 mod owner;
 pub mod pooler;
+pub mod proxy;
 mod server;
 mod template;
 
 pub use alembic::{AlembicProject, Environment, Revision, migration_program};
 pub use belay::{Belay, Output, finish};
+pub use bucket::Bucket;
 pub use cluster::{Cluster, Listen, Plan, a_cluster, a_cluster_of};
 pub use document::{change_manifest, document, signed};
 pub use dump::{with_partitions_gathered, with_rows_sorted, without_run};
 pub use kubectl::FakeKubectl;
 pub use pooler::Pooler;
+pub use proxy::{Fault, Proxy};
 pub use server::Server;
 pub use template::Locale;
 

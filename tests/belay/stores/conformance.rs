@@ -1,5 +1,6 @@
 //! What every store must do.
 
+use std::any::Any;
 use std::sync::Arc;
 
 use belay::rules::layout::{SnapshotHome, SnapshotId};
@@ -8,32 +9,39 @@ use belay::store::{PartSender, Parts, Store, StoreError, read_small};
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use rstest::rstest;
-use tempfile::TempDir;
 use tokio::task::spawn_blocking;
 
 use super::memory::MemoryStore;
+use super::s3::{open_bucket, s3_settings};
 use super::{get, key, listed, put};
+use crate::world::Bucket;
 
 #[derive(Debug, Clone, Copy)]
 enum Medium {
     Local,
     Memory,
+    S3,
 }
 
-/// An empty store, with the directory that it may lie in.
+/// An empty store, with the directory or the server that it may lie in.
 struct World {
     store: Arc<dyn Store>,
-    _directory: Option<TempDir>,
+    _home: Option<Box<dyn Any>>,
 }
 
-fn a_store(medium: Medium) -> World {
+async fn a_store(medium: Medium) -> World {
     match medium {
         Medium::Local => {
             let directory = tempfile::tempdir().unwrap();
             let store = LocalStore::create(&directory.path().join("store")).unwrap();
-            World { store: Arc::new(store), _directory: Some(directory) }
+            World { store: Arc::new(store), _home: Some(Box::new(directory)) }
         }
-        Medium::Memory => World { store: Arc::new(MemoryStore::at(DateTime::UNIX_EPOCH)), _directory: None },
+        Medium::Memory => World { store: Arc::new(MemoryStore::at(DateTime::UNIX_EPOCH)), _home: None },
+        Medium::S3 => {
+            let bucket = Bucket::start();
+            let store = open_bucket(&s3_settings(&bucket.endpoint())).await;
+            World { store: Arc::new(store), _home: Some(Box::new(bucket)) }
+        }
     }
 }
 
@@ -59,8 +67,10 @@ async fn send(sender: PartSender, part: impl Into<Bytes>) -> PartSender {
 
 #[rstest]
 #[tokio::test]
-async fn an_object_comes_back_as_it_was_put(#[values(Medium::Local, Medium::Memory)] medium: Medium) {
-    let World { store, _directory } = a_store(medium);
+async fn an_object_comes_back_as_it_was_put(
+    #[values(Medium::Local, Medium::Memory, Medium::S3)] medium: Medium,
+) {
+    let World { store, _home } = a_store(medium).await;
     assert_eq!(put(&*store, "a/b/c", "some bytes").await.unwrap(), 10);
     assert_eq!(get(&*store, "a/b/c").await.unwrap(), b"some bytes");
     let info = store.head(&key("a/b/c")).await.unwrap().unwrap();
@@ -70,8 +80,8 @@ async fn an_object_comes_back_as_it_was_put(#[values(Medium::Local, Medium::Memo
 
 #[rstest]
 #[tokio::test]
-async fn an_object_is_never_replaced(#[values(Medium::Local, Medium::Memory)] medium: Medium) {
-    let World { store, _directory } = a_store(medium);
+async fn an_object_is_never_replaced(#[values(Medium::Local, Medium::Memory, Medium::S3)] medium: Medium) {
+    let World { store, _home } = a_store(medium).await;
     put(&*store, "a/b", "first").await.unwrap();
     for again in ["second", "first", ""] {
         assert!(matches!(put(&*store, "a/b", again).await, Err(StoreError::Exists { .. })));
@@ -82,8 +92,10 @@ async fn an_object_is_never_replaced(#[values(Medium::Local, Medium::Memory)] me
 
 #[rstest]
 #[tokio::test]
-async fn nothing_is_visible_before_the_end(#[values(Medium::Local, Medium::Memory)] medium: Medium) {
-    let World { store, _directory } = a_store(medium);
+async fn nothing_is_visible_before_the_end(
+    #[values(Medium::Local, Medium::Memory, Medium::S3)] medium: Medium,
+) {
+    let World { store, _home } = a_store(medium).await;
     let (mut sender, stored) = begin(&store, "a/b");
     // Two parts wait in between, so that after the fifth the store has taken at least two.
     for part in ["1", "2", "3", "4", "5"] {
@@ -100,10 +112,10 @@ async fn nothing_is_visible_before_the_end(#[values(Medium::Local, Medium::Memor
 #[rstest]
 #[tokio::test]
 async fn an_abandoned_object_is_never_visible(
-    #[values(Medium::Local, Medium::Memory)] medium: Medium,
+    #[values(Medium::Local, Medium::Memory, Medium::S3)] medium: Medium,
     #[values(0, 1, 5)] parts: usize,
 ) {
-    let World { store, _directory } = a_store(medium);
+    let World { store, _home } = a_store(medium).await;
     let (mut sender, stored) = begin(&store, "a/b");
     for _ in 0..parts {
         sender = send(sender, vec![1; 100_000]).await;
@@ -118,9 +130,9 @@ async fn an_abandoned_object_is_never_visible(
 #[rstest]
 #[tokio::test]
 async fn a_put_that_is_no_longer_awaited_leaves_nothing(
-    #[values(Medium::Local, Medium::Memory)] medium: Medium,
+    #[values(Medium::Local, Medium::Memory, Medium::S3)] medium: Medium,
 ) {
-    let World { store, _directory } = a_store(medium);
+    let World { store, _home } = a_store(medium).await;
     let (sender, stored) = begin(&store, "a/b");
     let sender = send(sender, vec![1; 100_000]).await;
     stored.abort();
@@ -132,8 +144,10 @@ async fn a_put_that_is_no_longer_awaited_leaves_nothing(
 
 #[rstest]
 #[tokio::test]
-async fn the_list_is_sorted_and_cut_by_prefix(#[values(Medium::Local, Medium::Memory)] medium: Medium) {
-    let World { store, _directory } = a_store(medium);
+async fn the_list_is_sorted_and_cut_by_prefix(
+    #[values(Medium::Local, Medium::Memory, Medium::S3)] medium: Medium,
+) {
+    let World { store, _home } = a_store(medium).await;
     // `-` and `.` sort before `/`: the order of keys is not the order of a walk through folders.
     let sorted = ["a-b/x", "a.json", "a/b/x", "a/b/y", "a/bc/x", "a/c", "b"];
     for name in ["a/c", "b", "a/b/y", "a-b/x", "a/bc/x", "a.json", "a/b/x"] {
@@ -152,8 +166,8 @@ async fn the_list_is_sorted_and_cut_by_prefix(#[values(Medium::Local, Medium::Me
 
 #[rstest]
 #[tokio::test]
-async fn what_is_missing_is_named(#[values(Medium::Local, Medium::Memory)] medium: Medium) {
-    let World { store, _directory } = a_store(medium);
+async fn what_is_missing_is_named(#[values(Medium::Local, Medium::Memory, Medium::S3)] medium: Medium) {
+    let World { store, _home } = a_store(medium).await;
     put(&*store, "a/b", "x").await.unwrap();
     for missing in ["c", "a", "a/c", "a/b/c", "x/y/z"] {
         let Err(StoreError::Missing { key: named, store: address }) = get(&*store, missing).await else {
@@ -166,8 +180,8 @@ async fn what_is_missing_is_named(#[values(Medium::Local, Medium::Memory)] mediu
 
 #[rstest]
 #[tokio::test]
-async fn deleting_twice_is_no_error(#[values(Medium::Local, Medium::Memory)] medium: Medium) {
-    let World { store, _directory } = a_store(medium);
+async fn deleting_twice_is_no_error(#[values(Medium::Local, Medium::Memory, Medium::S3)] medium: Medium) {
+    let World { store, _home } = a_store(medium).await;
     for name in ["a/b/c", "a/b/d"] {
         put(&*store, name, "x").await.unwrap();
     }
@@ -182,8 +196,10 @@ async fn deleting_twice_is_no_error(#[values(Medium::Local, Medium::Memory)] med
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn exactly_one_of_many_puts_of_a_key_wins(#[values(Medium::Local, Medium::Memory)] medium: Medium) {
-    let World { store, _directory } = a_store(medium);
+async fn exactly_one_of_many_puts_of_a_key_wins(
+    #[values(Medium::Local, Medium::Memory, Medium::S3)] medium: Medium,
+) {
+    let World { store, _home } = a_store(medium).await;
     for round in 0..10 {
         let name = format!("r{round}/a/b");
         let puts: Vec<_> = (0..16u8)
@@ -205,9 +221,9 @@ async fn exactly_one_of_many_puts_of_a_key_wins(#[values(Medium::Local, Medium::
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn puts_and_deletes_of_neighbours_do_not_disturb_each_other(
-    #[values(Medium::Local, Medium::Memory)] medium: Medium,
+    #[values(Medium::Local, Medium::Memory, Medium::S3)] medium: Medium,
 ) {
-    let World { store, _directory } = a_store(medium);
+    let World { store, _home } = a_store(medium).await;
     let neighbours = (0..4).map(|n| {
         let store = Arc::clone(&store);
         tokio::spawn(async move {
@@ -225,8 +241,8 @@ async fn puts_and_deletes_of_neighbours_do_not_disturb_each_other(
 
 #[rstest]
 #[tokio::test]
-async fn a_large_object_passes_in_parts(#[values(Medium::Local, Medium::Memory)] medium: Medium) {
-    let World { store, _directory } = a_store(medium);
+async fn a_large_object_passes_in_parts(#[values(Medium::Local, Medium::Memory, Medium::S3)] medium: Medium) {
+    let World { store, _home } = a_store(medium).await;
     let (mut sender, stored) = begin(&store, "large");
     let mut sent = blake3::Hasher::new();
     // Uneven parts, an empty one among them.
@@ -244,8 +260,8 @@ async fn a_large_object_passes_in_parts(#[values(Medium::Local, Medium::Memory)]
 
 #[rstest]
 #[tokio::test]
-async fn an_empty_object_is_an_object(#[values(Medium::Local, Medium::Memory)] medium: Medium) {
-    let World { store, _directory } = a_store(medium);
+async fn an_empty_object_is_an_object(#[values(Medium::Local, Medium::Memory, Medium::S3)] medium: Medium) {
+    let World { store, _home } = a_store(medium).await;
     assert_eq!(put(&*store, "empty", "").await.unwrap(), 0);
     let (sender, stored) = begin(&store, "no parts");
     spawn_blocking(move || sender.blocking_finish()).await.unwrap().unwrap();
@@ -259,8 +275,8 @@ async fn an_empty_object_is_an_object(#[values(Medium::Local, Medium::Memory)] m
 
 #[rstest]
 #[tokio::test]
-async fn odd_keys_are_kept_apart(#[values(Medium::Local, Medium::Memory)] medium: Medium) {
-    let World { store, _directory } = a_store(medium);
+async fn odd_keys_are_kept_apart(#[values(Medium::Local, Medium::Memory, Medium::S3)] medium: Medium) {
+    let World { store, _home } = a_store(medium).await;
     let id = SnapshotId::new(DateTime::UNIX_EPOCH, 1);
     let odd_database = |database: &str| {
         let home = SnapshotHome { cluster: "prod".into(), database: database.into(), id: id.clone() };
@@ -292,9 +308,9 @@ async fn odd_keys_are_kept_apart(#[values(Medium::Local, Medium::Memory)] medium
 #[rstest]
 #[tokio::test]
 async fn a_small_object_is_read_whole_and_a_larger_one_refused(
-    #[values(Medium::Local, Medium::Memory)] medium: Medium,
+    #[values(Medium::Local, Medium::Memory, Medium::S3)] medium: Medium,
 ) {
-    let World { store, _directory } = a_store(medium);
+    let World { store, _home } = a_store(medium).await;
     put(&*store, "a", [1; 3_000]).await.unwrap();
     assert_eq!(read_small(&*store, &key("a"), 3_000).await.unwrap(), [1; 3_000]);
     assert!(matches!(read_small(&*store, &key("a"), 2_999).await, Err(StoreError::Io { .. })));
@@ -302,8 +318,10 @@ async fn a_small_object_is_read_whole_and_a_larger_one_refused(
 
 #[rstest]
 #[tokio::test]
-async fn a_sweep_spares_objects_and_writers(#[values(Medium::Local, Medium::Memory)] medium: Medium) {
-    let World { store, _directory } = a_store(medium);
+async fn a_sweep_spares_objects_and_writers(
+    #[values(Medium::Local, Medium::Memory, Medium::S3)] medium: Medium,
+) {
+    let World { store, _home } = a_store(medium).await;
     put(&*store, "done", "x").await.unwrap();
     let (sender, stored) = begin(&store, "a/b");
     let sender = send(sender, "1").await;
