@@ -131,6 +131,16 @@ no_longer_wanted() {
   wanted=("${rest[@]}")
 }
 
+# Builds the S3 server that tests speak to; without link-time optimisation, which takes longer than it saves.
+build_s3_server() {
+  local version=0.14.1
+  case $("$servers/s3s-fs/bin/s3s-fs" --version 2>/dev/null) in *" $version") return ;; esac
+  quietly "building an S3 server (s3s-fs $version)" \
+    env CARGO_PROFILE_RELEASE_LTO=off cargo install s3s-fs --version "$version" --locked --features binary --force \
+    --root "$servers/s3s-fs" --target-dir "$servers/s3s-fs-build"
+  rm -rf "$servers/s3s-fs-build"
+}
+
 # The Python of the distribution: the tests' cluster runs as a user who cannot read one in a home directory.
 python=/usr/bin/python3
 alembic=$root/target/alembic

@@ -15,7 +15,8 @@ use crate::rules::signature::SignatureError;
 use crate::rules::table_name::TableNotFound;
 use crate::seal::SealError;
 use crate::settings::SettingsError;
-use crate::store::StoreError;
+use crate::store::s3::S3StoreError;
+use crate::store::{AccessFault, StoreError};
 
 type Advice = Option<(ExitCode, Option<String>)>;
 
@@ -86,6 +87,9 @@ fn advice_on(error: &(dyn Error + 'static)) -> Advice {
     }
     if let Some(error) = error.downcast_ref::<StoreError>() {
         return on_store(error);
+    }
+    if error.is::<S3StoreError>() {
+        return said(ExitCode::Usage, "ca_file in [repository] names a file of certificates in PEM");
     }
     if let Some(error) = error.downcast_ref::<CatalogError>() {
         return on_catalog(error);
@@ -211,6 +215,19 @@ fn on_postgres(error: &PostgresError) -> Advice {
 
 fn on_store(error: &StoreError) -> Advice {
     match error {
+        StoreError::Unreached { fault, .. } => on_access(fault),
+        StoreError::Denied { action: "read" | "list", store, .. } if is_bucket(store) => said(
+            ExitCode::Failed,
+            "the credentials must be allowed s3:GetObject, s3:ListBucket and s3:ListBucketMultipartUploads there",
+        ),
+        StoreError::Denied { store, .. } if is_bucket(store) => said(
+            ExitCode::Failed,
+            "the credentials must be allowed s3:PutObject, s3:DeleteObject and s3:AbortMultipartUpload there (with object_lock also s3:PutObjectRetention)",
+        ),
+        StoreError::Io { store, .. } if is_bucket(store) => said(
+            ExitCode::Failed,
+            "it was tried several times (attempts and timeout in [repository]); look at the network and at the store, then run it again",
+        ),
         StoreError::Full { .. } => said(
             ExitCode::Failed,
             "make room in the repository: `belay retain` removes what is old; nothing of this run is listed",
@@ -231,6 +248,35 @@ fn on_store(error: &StoreError) -> Advice {
             "an object of the snapshot is missing; `belay verify` names everything that is",
         ),
         _ => None,
+    }
+}
+
+fn is_bucket(address: &str) -> bool {
+    address.starts_with("s3://")
+}
+
+fn on_access(fault: &AccessFault) -> Advice {
+    let usage = |hint: &str| said(ExitCode::Usage, hint);
+    match fault {
+        AccessFault::NoBucket => usage("make the bucket, or look at url and endpoint in [repository]"),
+        AccessFault::Region { named: Some(region) } => {
+            usage(&format!("set region = {region:?} in [repository]"))
+        }
+        AccessFault::Region { named: None } => usage("set region in [repository] to where the bucket is"),
+        AccessFault::NoCredentials(_) => usage(
+            "set credentials_file or profile in [repository], or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment",
+        ),
+        AccessFault::UnknownKey | AccessFault::WrongSecret | AccessFault::Expired => usage(
+            "look at credentials_file and profile in [repository], or at the AWS_ variables; is the endpoint the right one?",
+        ),
+        AccessFault::Clock => said(ExitCode::Failed, "set this host's clock (NTP)"),
+        AccessFault::Tls(_) => usage(
+            "set ca_file in [repository] to the certificate of the authority that signed the server's; is it https:// there?",
+        ),
+        AccessFault::Network(_) => said(
+            ExitCode::Failed,
+            "look at endpoint in [repository], at name resolution, firewall and HTTPS_PROXY",
+        ),
     }
 }
 

@@ -146,6 +146,7 @@ fn report(settings: &Settings, keys: &HostKeys, record: &RepositoryRecord) -> Re
     let host_recipients: Vec<String> = keys.recipients().iter().map(ToString::to_string).collect();
     let kit = recovery_kit(&KitFacts {
         repository_url: settings.repository.url.to_string(),
+        repository_environment: settings.repository.environment(),
         repository_id: record.repository.clone(),
         host: record.host.clone(),
         cluster: settings.cluster.name.clone(),

@@ -12,6 +12,8 @@ use crate::rules::signature::SignerKey;
 pub struct KitFacts {
     /// The store's address, without secrets.
     pub repository_url: String,
+    /// How S3 clients are told where a bucket is (`AWS_ENDPOINT_URL`, …); empty for a directory.
+    pub repository_environment: Vec<(&'static str, String)>,
     /// Id of the repository.
     pub repository_id: String,
     /// Name of the host that takes the snapshots.
@@ -71,6 +73,14 @@ fn write_facts(kit: &mut String, facts: &KitFacts) -> std::fmt::Result {
 fn write_stock_commands(kit: &mut String, facts: &KitFacts) -> std::fmt::Result {
     let folder = format!("{}/snapshots/DATABASE/ID", facts.cluster);
     writeln!(kit, "RESTORE WITH STOCK TOOLS (age, gunzip, jq, psql, pg_restore)\n")?;
+    if facts.repository_url.starts_with("s3://") {
+        let from = format!("{}/{}", facts.repository_url, facts.cluster);
+        let to = shell_word(&facts.cluster);
+        writeln!(kit, "Fetch the objects first, with any S3 client, for example (or only the folder of the")?;
+        writeln!(kit, "snapshot and the folder chunks):\n")?;
+        write_environment(kit, facts)?;
+        writeln!(kit, "    aws s3 cp --recursive {} {to}\n", shell_word(&from))?;
+    }
     writeln!(kit, "Each snapshot is a folder of the repository; the ID begins with its time in UTC:\n")?;
     writeln!(kit, "    {}\n", one_line(&folder))?;
     writeln!(kit, "RESTORE.txt in that folder has the exact commands, step by step. Every object opens")?;
@@ -83,11 +93,23 @@ fn write_stock_commands(kit: &mut String, facts: &KitFacts) -> std::fmt::Result 
 
 fn write_belay_commands(kit: &mut String, facts: &KitFacts) -> std::fmt::Result {
     writeln!(kit, "RESTORE WITH BELAY (no settings file is needed)\n")?;
+    write_environment(kit, facts)?;
     writeln!(kit, "    belay restore DATABASE --standalone \\")?;
     writeln!(kit, "        --repository {} \\", shell_word(&facts.repository_url))?;
     writeln!(kit, "        --identity offline.txt \\")?;
     writeln!(kit, "        --trust-signer {} \\", facts.signer.as_str())?;
     writeln!(kit, "        --into NAME")
+}
+
+/// What an S3 client has to know beside the address; its keys are a secret, and not here.
+fn write_environment(kit: &mut String, facts: &KitFacts) -> std::fmt::Result {
+    for (name, value) in &facts.repository_environment {
+        writeln!(kit, "    export {name}={}", shell_word(value))?;
+    }
+    if facts.repository_url.starts_with("s3://") {
+        writeln!(kit, "    export AWS_ACCESS_KEY_ID=… AWS_SECRET_ACCESS_KEY=…")?;
+    }
+    Ok(())
 }
 
 /// A name with a line break must not be able to write lines of its own into the kit.
@@ -112,6 +134,7 @@ mod tests {
     fn facts(offline: &[&str]) -> KitFacts {
         KitFacts {
             repository_url: "file:///srv/the backups/o'hara".into(),
+            repository_environment: Vec::new(),
             repository_id: "r-7".into(),
             host: "db1\nsigning public key   forged".into(),
             cluster: "prod".into(),
@@ -144,6 +167,24 @@ mod tests {
             assert!(kit.contains(needed), "{needed} is not in:\n{kit}");
         }
         assert!(!kit.contains("WARNING"), "{kit}");
+    }
+
+    #[test]
+    fn kit_of_a_bucket_tells_how_its_objects_are_fetched() {
+        let environment = vec![("AWS_ENDPOINT_URL", "https://s3.example.com".to_owned())];
+        let url = "s3://backups/belay".to_owned();
+        let kit = recovery_kit(&KitFacts {
+            repository_url: url,
+            repository_environment: environment,
+            ..facts(&[])
+        });
+        for needed in [
+            "    export AWS_ENDPOINT_URL=https://s3.example.com\n",
+            "    aws s3 cp --recursive s3://backups/belay/prod prod\n",
+            "--repository s3://backups/belay \\",
+        ] {
+            assert!(kit.contains(needed), "{needed} is not in:\n{kit}");
+        }
     }
 
     #[test]

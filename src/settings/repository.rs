@@ -124,6 +124,18 @@ impl RepositorySettings {
         }
     }
 
+    /// The variables that tell any S3 client where the bucket is; none of them is a secret.
+    pub fn environment(&self) -> Vec<(&'static str, String)> {
+        let S3Settings { endpoint, region, .. } = &self.s3;
+        match self.url {
+            RepositoryUrl::Local(_) => Vec::new(),
+            RepositoryUrl::S3 { .. } => [("AWS_ENDPOINT_URL", endpoint), ("AWS_REGION", region)]
+                .into_iter()
+                .filter_map(|(name, value)| Some((name, value.clone()?)))
+                .collect(),
+        }
+    }
+
     /// The repository at `url`, reached as the environment says; for a machine without a settings
     /// file.
     ///

@@ -84,11 +84,13 @@ fn shipped_settings_load_with_every_optional_key() {
     };
     let all: Vec<String> = shown.lines().map(uncommented).collect();
     let folder = Folder::with("");
-    let all = all.join("\n").replace("/etc/belay/", &format!("{}/", folder.0.path().display()));
+    let all = all.join("\n").replace("file:///var/lib/belay/repository", "s3://backups/belay");
+    let all = all.replace("/etc/belay/", &format!("{}/", folder.0.path().display()));
     folder.put("belay.toml", &all);
     for name in ["app-password", "migration-password", "pgbouncer-password"] {
         folder.put(name, "secret\n");
     }
+    folder.put("s3-credentials", KEY_PAIR);
     folder.put("pg_service.conf", "[billing]\nhost=db3\n");
     let cronos =
         [("CRONOS_AI_DB_HOST", "db4"), ("CRONOS_AI_DB_NAME", "cronos_ai"), ("CRONOS_AI_DB_USER", "cronos")];
@@ -99,6 +101,67 @@ fn shipped_settings_load_with_every_optional_key() {
     assert_eq!(settings.databases["cronos"].env_prefix.as_deref(), Some("CRONOS_AI_DB"));
     assert!(settings.databases["app"].env_prefix.is_none());
     assert_eq!((settings.gate.fences.len(), settings.gate.checks.len()), (4, 2));
+}
+
+const KEY_PAIR: &str = "[default]\naws_access_key_id = AKID\naws_secret_access_key = a/b+c=\n";
+
+#[test]
+fn a_bucket_is_spoken_to_as_the_settings_say() {
+    let folder = Folder::with("");
+    let path = folder.put("keys", KEY_PAIR);
+    let path = path.display();
+    let bucket = |more: &str| {
+        folder.put(
+            "belay.toml",
+            &format!("[repository]\nurl = 's3://backups/a'\n{more}\n[cluster]\nname = 'prod'\n"),
+        );
+    };
+    bucket(&format!(
+        "endpoint = 'https://s3.example.com/'\ncredentials_file = '{path}'\nobject_lock = 'governance'\nobject_lock_for = '30d'"
+    ));
+    let s3 = folder.load(&[]).unwrap().repository.s3;
+    assert_eq!(s3.endpoint.as_deref(), Some("https://s3.example.com"));
+    assert_eq!((s3.region.as_deref(), s3.addressing), (Some("us-east-1"), Addressing::Path));
+    assert_eq!((s3.part_bytes, s3.parallel_parts, s3.attempts), (16 << 20, 4, 6));
+    assert_eq!((s3.timeout, s3.checksum), (Duration::from_secs(30), Checksum::Crc32));
+    let lock = ObjectLock { mode: LockMode::Governance, keeps: TimeDelta::days(30) };
+    assert_eq!(s3.object_lock, Some(lock));
+    let keys = s3.credentials.unwrap();
+    assert_eq!((keys.access_key.as_str(), keys.secret_key.expose_secret()), ("AKID", "a/b+c="));
+
+    bucket("");
+    let s3 = folder
+        .load(&[("AWS_REGION", "eu-1"), ("AWS_ENDPOINT_URL", "http://localhost:1")])
+        .unwrap()
+        .repository
+        .s3;
+    assert_eq!((s3.region.as_deref(), s3.endpoint.as_deref()), (Some("eu-1"), Some("http://localhost:1")));
+    let s3 = folder.load(&[]).unwrap().repository.s3;
+    assert_eq!((s3.region, s3.addressing), (None, Addressing::Host));
+}
+
+#[test]
+fn settings_of_a_bucket_that_cannot_be_meant_are_refused() {
+    let folder = Folder::with("");
+    let refusal = |url: &str, more: &str| {
+        folder.put("belay.toml", &format!("[repository]\nurl = '{url}'\n{more}\n[cluster]\nname = 'prod'\n"));
+        folder.load(&[]).unwrap_err().to_string()
+    };
+    assert!(
+        refusal("file:///srv/a", "endpoint = 'http://localhost'")
+            .ends_with("is for a bucket (s3://…), and url is file:///srv/a")
+    );
+    let secret = refusal("s3://backups", "endpoint = 'https://user:hunter2@example.com'");
+    assert!(secret.contains("repository.endpoint must be http") && !secret.contains("hunter2"), "{secret}");
+    assert!(refusal("s3://backups", "object_lock = 'governance'").contains("needs both"));
+    assert!(refusal("s3://backups", "part_size = '1MiB'").contains("must be from 5MiB to 256MiB"));
+    assert!(refusal("s3://backups", "endpont = 'x'").contains("did you mean endpoint?"));
+    let open = folder.put_with_mode("keys", KEY_PAIR, 0o644);
+    let file = format!("credentials_file = '{}'", open.display());
+    assert!(refusal("s3://backups", &file).contains("open to every user"));
+    folder.put("keys", "[default]\naws_access_key_id = AKID\n");
+    assert!(refusal("s3://backups", &file).contains("has no aws_secret_access_key in [default]"));
+    assert!(refusal("s3://backups", &format!("{file}\nprofile = 'x'")).contains("has no section [x]"));
 }
 
 #[test]
@@ -218,7 +281,7 @@ fn bad_value_is_named_with_its_file(#[case] more: &str, #[case] complaint: &str)
 #[rstest]
 #[case("[cluster]\nname = 'prod'\n", "repository.url is missing")]
 #[case("[repository]\nurl = 'file:///srv'\n", "cluster.name is missing")]
-#[case("[repository]\nurl = 's3://b'\n[cluster]\nname = 'p'\n", "the scheme s3 is not supported")]
+#[case("[repository]\nurl = 'ftp://b'\n[cluster]\nname = 'p'\n", "the scheme ftp is not supported")]
 #[case("[repository]\nurl = 'file:///srv'\n[cluster]\nname = 'Prod'\n", "cluster.name must be lower-case")]
 fn what_must_be_given_is_checked(#[case] settings: &str, #[case] complaint: &str) {
     let refusal = Folder::with(settings).load(&[]).unwrap_err().to_string();

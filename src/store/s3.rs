@@ -253,9 +253,9 @@ impl Bucket {
     }
 }
 
-/// A time of S3's as ours.
+/// A time of S3's as ours, to the second: a listing may be more exact than an answer about one object.
 fn time(time: &S3Time) -> Option<DateTime<Utc>> {
-    DateTime::from_timestamp(time.secs(), time.subsec_nanos())
+    DateTime::from_timestamp(time.secs(), 0)
 }
 
 /// How long to wait before try `failures + 1`: by chance, and longer each time.

@@ -8,6 +8,7 @@
 
 mod audit;
 mod bad_input;
+mod bucket;
 mod chunks;
 mod consistency;
 mod daemon;

@@ -38,6 +38,8 @@ const TEXT: &str = r##"# How to restore snapshot @ID@ without Belay
 # folder "chunks" three levels up) to a disk, change to this folder, say which identity opens the
 # snapshot, and what the restored database is to be called:
 #
+# (Out of a bucket: aws s3 cp --recursive s3://BUCKET/PREFIX/CLUSTER CLUSTER, or any other S3 client.)
+#
 #   export IDENTITY=/path/to/identity.txt TARGET=restored PGHOST=/run/postgresql PGUSER=postgres
 #   sh RESTORE.txt
 #

@@ -157,10 +157,9 @@ impl ClassifyRetry for TryAgain {
         let Some(response) = context.response() else { return RetryAction::NoActionIndicated };
         let status = response.status().as_u16();
         let body = response.body().bytes().unwrap_or_default();
-        let is_code = |code: &&str| super::failure::element(body, "Code").as_deref() == Some(*code);
-        if TRIED_AGAIN.contains(&status)
-            || (status >= 400 && CODES_TRIED_AGAIN.iter().any(|code| is_code(&code)))
-        {
+        let is_told = |code: String| CODES_TRIED_AGAIN.contains(&code.as_str());
+        let is_temporary = status >= 400 && super::failure::element(body, "Code").is_some_and(is_told);
+        if is_temporary || TRIED_AGAIN.contains(&status) {
             RetryAction::transient_error()
         } else {
             RetryAction::NoActionIndicated

@@ -63,7 +63,7 @@ impl Act<'_> {
         match (status, code.as_str()) {
             (_, "NoSuchBucket") => self.unreached(AccessFault::NoBucket),
             (_, "NoSuchKey") => self.missing(),
-            (_, "InvalidAccessKeyId") => self.unreached(AccessFault::UnknownKey),
+            (_, "InvalidAccessKeyId" | "NotSignedUp") => self.unreached(AccessFault::UnknownKey),
             (_, "SignatureDoesNotMatch") => self.unreached(AccessFault::WrongSecret),
             (_, "ExpiredToken" | "TokenRefreshRequired" | "InvalidToken") => {
                 self.unreached(AccessFault::Expired)
@@ -119,9 +119,9 @@ pub(super) fn is_not_implemented<E: ProvideErrorMetadata>(error: &SdkError<E>) -
     status == Some(501) || error.code() == Some("NotImplemented")
 }
 
-fn answered<E: ProvideErrorMetadata + Error + 'static>(status: u16, code: &str, error: &SdkError<E>) -> String
+fn answered<E>(status: u16, code: &str, error: &SdkError<E>) -> String
 where
-    E: Send + Sync,
+    E: ProvideErrorMetadata + Error + Send + Sync + 'static,
 {
     match (code, error.message()) {
         ("", _) => format!("the store answered {status}: {}", causes::each_said_once(error)),

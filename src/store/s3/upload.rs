@@ -137,6 +137,7 @@ impl Write<'_> {
         let mark = found.as_ref().and_then(|found| found.metadata()?.get(MARK));
         match (found.is_some(), mark) {
             (true, Some(mark)) if *mark == self.mark => Ok(()),
+            (true, Some(_)) => Err(self.bucket.act("write", self.key.as_str()).exists()),
             _ => Err(failed),
         }
     }

@@ -142,7 +142,8 @@ async fn uploads_keep_to_the_limit_together() {
     let start = std::time::Instant::now();
     let (one, other) = (noise(4 * MIB), noise(4 * MIB));
     let (one, other) = tokio::join!(put(&store, "a", one), put(&store, "b", other));
-    (one.unwrap(), other.unwrap());
+    one.unwrap();
+    other.unwrap();
     put(&store, "c", "last").await.unwrap();
     assert!(start.elapsed() >= Duration::from_secs(1), "{:?}", start.elapsed());
 }
