@@ -28,12 +28,12 @@ fn an_installation(cluster: &Cluster, endpoint: &str) -> Belay {
     let owner = std::fs::metadata(belay.home()).unwrap();
     std::os::unix::fs::chown(&keys, Some(owner.uid()), Some(owner.gid())).unwrap();
     std::fs::set_permissions(&keys, std::fs::Permissions::from_mode(0o600)).unwrap();
-    set_endpoint(&belay, endpoint);
+    set_endpoint(&belay, endpoint, 6);
     belay
 }
 
 /// Writes the settings anew, with a repository in the bucket.
-fn set_endpoint(belay: &Belay, endpoint: &str) {
+fn set_endpoint(belay: &Belay, endpoint: &str, attempts: u32) {
     let settings = std::fs::read_to_string(belay.settings()).unwrap();
     let before = settings.split("[repository]").next().unwrap();
     let after = &settings[settings.find("[cluster]").unwrap()..];
@@ -41,7 +41,7 @@ fn set_endpoint(belay: &Belay, endpoint: &str) {
     let after = after.replace("large_table = \"64KiB\"\nchunk = \"4MiB\"\n", "");
     belay.write_settings(&format!(
         "{before}[repository]\nurl = \"s3://{BUCKET}/belay\"\nendpoint = \"{endpoint}\"\ncredentials_file = \"{}\"\n\
-         part_size = \"5MiB\"\nattempts = 6\n{after}large_table = \"64KiB\"\nchunk = \"4MiB\"\n",
+         part_size = \"5MiB\"\nattempts = {attempts}\n{after}large_table = \"64KiB\"\nchunk = \"4MiB\"\n",
         keys.display()
     ));
 }
@@ -107,14 +107,14 @@ fn a_snapshot_over_a_network_that_cuts_lists_only_what_verifies() {
         let proxy = Proxy::start(bucket.address(), move |number, line| {
             let mut random = Xoshiro256PlusPlus::seed_from_u64(seed ^ (round << 32) ^ number as u64);
             let is_spared = is_bad && !line.starts_with("PUT");
-            match (random.random_bool(share) && !is_spared, random.random_bool(0.5)) {
+            match (random.random_bool(share) && !is_spared, is_bad || random.random_bool(0.5)) {
                 (false, _) => Fault::None,
                 (true, true) => Fault::CutRequest(random.random_range(0..1_000)),
                 (true, false) => Fault::CutAnswer(random.random_range(0..100)),
             }
         });
         let before = listed(&belay, &bucket);
-        set_endpoint(&belay, &proxy.endpoint());
+        set_endpoint(&belay, &proxy.endpoint(), if is_bad { 2 } else { 6 });
         let taken = belay.run(["snapshot", "app"]);
         eprintln!("round {round}: {} after {} requests", taken.code, proxy.asked().len());
         assert_eq!(taken.code, if is_bad { 5 } else { 0 }, "{}", taken.stderr);
@@ -130,7 +130,7 @@ fn a_snapshot_over_a_network_that_cuts_lists_only_what_verifies() {
 
 /// How many snapshots are listed, asked for without a fault between.
 fn listed(belay: &Belay, bucket: &Bucket) -> usize {
-    set_endpoint(belay, &bucket.endpoint());
+    set_endpoint(belay, &bucket.endpoint(), 6);
     ids(belay).len()
 }
 

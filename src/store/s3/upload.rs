@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use aws_sdk_s3::config::Builder;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::operation::create_multipart_upload::CreateMultipartUploadError;
 use aws_sdk_s3::operation::put_object::PutObjectError;
 use aws_sdk_s3::primitives::{ByteStream, DateTime as S3Time};
 use aws_sdk_s3::types::{
@@ -169,9 +170,16 @@ impl Write<'_> {
             .set_storage_class(bucket.storage_class())
             .set_object_lock_mode(self.lock_mode())
             .set_object_lock_retain_until_date(self.locked_until());
-        let begun = Box::pin(asked.send()).await.map_err(|error| self.failed(error))?;
-        let id = begun.upload_id().unwrap_or_default().to_owned();
-        Ok(Upload { bucket: Arc::clone(bucket), key: bucket.full_key(self.key), id, is_open: true })
+        let (bucket, key) = (Arc::clone(bucket), bucket.full_key(self.key));
+        // On its own, so that an upload whose put is dropped meanwhile becomes known, and is aborted.
+        let beginning = tokio::spawn(async move {
+            let begun = Box::pin(asked.send()).await?;
+            let id = begun.upload_id().unwrap_or_default().to_owned();
+            Ok::<_, SdkError<CreateMultipartUploadError>>(Upload { bucket, key, id, is_open: true })
+        });
+        let act = self.bucket.act("write", self.key.as_str());
+        let begun = beginning.await.map_err(|error| act.io(std::io::Error::other(error)))?;
+        begun.map_err(|error| self.failed(error))
     }
 
     /// Sends every part and completes the upload.
