@@ -283,14 +283,14 @@ fn on_access(fault: &AccessFault) -> Advice {
 /// What to do about a snapshot of which an object cannot be read.
 pub const UNREADABLE_HINT: &str = "nothing uses it, and no chunk is swept while it is there; see to owner, mode and disk of that file; \
     a verified-*.json may be removed, and the snapshot be verified again";
+const NO_REPOSITORY_HINT: &str =
+    "check url in [repository], and that what it lies on is mounted; on a new host, `belay init` creates one";
 
 fn on_catalog(error: &CatalogError) -> Advice {
     match error {
         CatalogError::NotFound { .. } => said(ExitCode::NotFound, "`belay list` shows what there is"),
         CatalogError::Unreadable { .. } => said(ExitCode::Failed, UNREADABLE_HINT),
-        CatalogError::NoRepository { .. } => {
-            said(ExitCode::NotFound, "`belay init` creates one; check url in [repository]")
-        }
+        CatalogError::NoRepository { .. } => said(ExitCode::NotFound, NO_REPOSITORY_HINT),
         CatalogError::RecordLost { .. } => said(
             ExitCode::Problem,
             "put belay.json back from a copy of the repository, or write it again from the signed manifests: `belay init --takeover`, \

@@ -97,7 +97,7 @@ impl ExitCode {
             Self::FalseSuccess => "the command said success, and nothing was migrated",
             Self::ChecksFailed => "checks failed; the database was put back",
             Self::AppliedWithError => "the command said failure, and the migration is applied",
-            Self::Unknown => "what happened cannot be told: held, or to be gone on with",
+            Self::Unknown => "what happened cannot be told, or a fence stays up: held, or to be gone on with",
             Self::Interrupted => "interrupted, at a safe place",
             Self::Terminated => "ended by SIGTERM, at a safe place",
         }

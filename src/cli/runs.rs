@@ -92,7 +92,10 @@ async fn list(host: &Host, ledger: &Ledger, args: &ListArgs) -> Result<Report, F
             time_text(run.started_at),
             took.map_or_else(|| "-".into(), duration_text),
             run.position.phase.to_string(),
-            run.position.verdict.map_or_else(|| "-".into(), |verdict| verdict.to_string()),
+            run.position
+                .verdict
+                .filter(|_| run.position.phase.is_terminal())
+                .map_or_else(|| "-".into(), |verdict| verdict.to_string()),
             run.command.join(" "),
         ]
     };
@@ -128,7 +131,8 @@ async fn show(ledger: &Ledger, args: &ShowArgs) -> Result<Report, Failure> {
     let told = RunReport::read(ledger, &id).await?;
     let mut text = told.text();
     for entry in &told.journal {
-        let outcome = entry.outcome.as_deref().unwrap_or("did not end");
+        let unended = if entry.phase.is_terminal() { "" } else { "did not end" };
+        let outcome = entry.outcome.as_deref().unwrap_or(unended);
         text.push_str(&format!(
             "  {}  {:<13} {outcome}\n",
             entry.began_at.format("%H:%M:%S%.3fZ"),
@@ -164,6 +168,12 @@ async fn unpin(host: &Host, told: &RunReport) -> Result<(), CatalogError> {
     Ok(())
 }
 
+/// How a held run ends whose database an operator lets be as it is: one that stands only because a
+/// fence did not come down ends as it would have.
+fn kept(verdict: Option<Verdict>) -> Verdict {
+    verdict.filter(|verdict| !verdict.is_undecided()).unwrap_or(Verdict::KeptByOperator)
+}
+
 async fn resolve(
     global: &Global,
     host: &Host,
@@ -180,7 +190,7 @@ async fn resolve(
     let decision = if args.restore {
         Decision::Restore(Verdict::RestoredByOperator)
     } else {
-        Decision::Release(Verdict::KeptByOperator)
+        Decision::Release(kept(run.position.verdict))
     };
     let failed_release = if args.fence_is_down { FailedRelease::CountsAsDown } else { FailedRelease::Holds };
     let loss = if args.accept_loss { Loss::Accepted } else { Loss::Refused };
@@ -198,5 +208,7 @@ async fn resolve(
     if told.run.position.phase == Phase::Done {
         unpin(host, &told).await.map_err(Failure::of(&title))?;
     }
-    Ok(told.report("runs-resolve"))
+    let report = told.report("runs-resolve");
+    // What the run was is told; that it is resolved now is what was asked for.
+    Ok(if told.run.position.phase == Phase::Done { report.ending(ExitCode::Done) } else { report })
 }

@@ -2,7 +2,7 @@
 
 use secrecy::ExposeSecret as _;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
-use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Row as _};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, Row as _, SqlSafeStr as _};
 
 use super::PostgresError;
 use crate::settings::Connection;
@@ -122,19 +122,25 @@ where
 pub async fn answer(session: &mut PgConnection, name: &str, sql: &str) -> Result<String, PostgresError> {
     use futures::TryStreamExt as _;
     let action = format!("ask check {name}");
+    let failed = |source| PostgresError::of_query(action.as_str(), source);
+    run(session, &action, "SET search_path TO DEFAULT".into()).await?;
+    // What has several statements is refused before any of them does something.
+    session.prepare(AssertSqlSafe(sql.to_owned()).into_sql_str()).await.map_err(failed)?;
+    run(session, &action, "BEGIN READ ONLY".into()).await?;
     // The simple protocol: every value comes as text, whatever its type.
-    let found: Vec<_> = sqlx::raw_sql(AssertSqlSafe(format!("SET search_path TO DEFAULT; {sql}")))
-        .fetch(session)
+    let found: Vec<_> = sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))
+        .fetch(&mut *session)
         .try_collect()
         .await
-        .map_err(|source| PostgresError::of_query(action.as_str(), source))?;
+        .map_err(failed)?;
+    run(session, &action, "ROLLBACK".into()).await?;
     let Some(row) = found.last() else { return Ok(String::new()) };
     let value: Option<String> = row
         .try_get_raw(0)
         .and_then(|raw| {
             raw.as_str().map(|text| Some(text.to_owned())).or(Ok(None)).map_err(sqlx::Error::Decode)
         })
-        .map_err(|source| PostgresError::of_query(action, source))?;
+        .map_err(failed)?;
     Ok(value.unwrap_or_default())
 }
 

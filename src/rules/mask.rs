@@ -142,6 +142,8 @@ mod tests {
             ("pa&ss", r"pa\u0026ss"),
             ("pa<'>ss", r"pa\u003C\u0027\u003Ess"),
             ("pa/ss", r"pa\/ss"),
+            ("pa%ss", "pa%%ss"),
+            ("pa@s%s", "pa%%40s%%25s"),
             (r"pa\ss", r"'pa\\ss'"),
             ("pa\tss", r"'pa\tss'"),
             ("pa\u{1}ss", r"'pa\x01ss'"),

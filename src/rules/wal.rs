@@ -198,6 +198,15 @@ pub struct BareCommit {
 }
 
 impl Window {
+    /// What of it was committed at `lsn` or later.
+    #[must_use]
+    pub fn since(&self, lsn: Lsn) -> Self {
+        let mut window = self.clone();
+        window.commits.retain(|commit| commit.lsn >= lsn);
+        window.bare_commits.retain(|commit| commit.lsn >= lsn);
+        window
+    }
+
     /// Commits that may show nothing of what they wrote, because they wrote it before the window:
     /// those of transactions older than the window, by [`WindowStart::next_transaction`], that
     /// `visible` does not see.

@@ -44,17 +44,18 @@ impl RunReport {
         Ok(Self { run, journal, facts })
     }
 
-    /// How the run ended, or stands.
+    /// How the run ended; none while it is on its way, even if that is known by then.
     pub fn verdict(&self) -> Option<Verdict> {
-        self.run.position.verdict
+        self.run.position.verdict.filter(|_| self.run.position.phase.is_terminal())
     }
 
-    /// What the run says to a pipeline; one that is held never says that all is well.
+    /// What the run says to a pipeline: one that is held always that somebody has to decide.
     pub fn code(&self) -> ExitCode {
+        let is_held = self.run.position.phase == Phase::Held;
         match self.verdict().map(code_of) {
-            Some(ExitCode::Done) if self.run.position.phase == Phase::Held => ExitCode::Unknown,
-            Some(code) => code,
-            None => ExitCode::Unknown,
+            Some(code @ (ExitCode::RestoreRefused | ExitCode::RestoreFailed)) => code,
+            Some(code) if !is_held => code,
+            _ => ExitCode::Unknown,
         }
     }
 
@@ -228,10 +229,15 @@ impl RunReport {
     }
 
     fn next_step(&self) -> Option<String> {
-        let is_good = self.verdict().map(code_of) == Some(ExitCode::Done);
         if self.run.position.phase == Phase::Held {
-            let restore = if is_good { "" } else { " --restore, or" };
+            let decided = self.run.position.verdict.is_some_and(|verdict| !verdict.is_undecided());
+            let restore = if decided { "" } else { " --restore, or" };
             return Some(format!("belay runs resolve {}{restore} --keep", self.run.id));
+        }
+        if self.run.ended_at.is_none() && !self.run.process.is_alive() {
+            let next =
+                "the process of the run died; `belay snapshot`, `migrate`, or the service goes on with it";
+            return Some(next.into());
         }
         let kept: Vec<&str> = self.facts.databases.iter().filter_map(|of| of.kept_as.as_deref()).collect();
         match kept.as_slice() {

@@ -23,7 +23,7 @@ use crate::rules::causes::in_a_sentence;
 use crate::rules::gate::{Outcome, Verdict};
 use crate::rules::manifest::Depth;
 use crate::rules::sql::literal;
-use crate::rules::wal::WindowStart;
+use crate::rules::wal::{Lsn, WindowStart};
 use crate::settings::CheckKind;
 
 /// The `application_name` of our own sessions.
@@ -117,15 +117,17 @@ impl Walk<'_> {
         self.run.hold_log().await?;
         // Whoever came since the fence went up may have written, and commit while the command runs.
         self.keep_empty().await?;
+        let mut session = self.run.maintenance_session().await?;
+        let read_from = wal::position(&mut session).await?;
         let mut elsewhere = Vec::new();
         for member in &self.members {
             elsewhere.push(member.open_elsewhere(&self.run).await?);
         }
-        let start = wal::begin_window(&mut self.run.maintenance_session().await?).await?;
+        let start = wal::begin_window(&mut session).await?;
         let mut since = Vec::new();
         for ((member, look), elsewhere) in self.members.iter_mut().zip(looks).zip(elsewhere) {
             since.push(member.committed_since_snapshot(&mut self.run, start.lsn).await?);
-            member.facts.armed = Some(look.armed(start, elsewhere));
+            member.facts.armed = Some(look.armed(read_from, start, elsewhere));
         }
         Ok(self.what_came_since(&since))
     }
@@ -208,10 +210,10 @@ struct LookBefore {
 }
 
 impl LookBefore {
-    fn armed(self, start: WindowStart, elsewhere: Vec<u32>) -> Armed {
+    fn armed(self, read_from: Lsn, start: WindowStart, elsewhere: Vec<u32>) -> Armed {
         let Self { before, answers, has_own_mark } = self;
         let (lsn, next_transaction) = (start.lsn, start.next_transaction);
-        Armed { lsn, next_transaction, elsewhere, before, answers, has_own_mark }
+        Armed { read_from, lsn, next_transaction, elsewhere, before, answers, has_own_mark }
     }
 }
 

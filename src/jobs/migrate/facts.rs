@@ -176,7 +176,10 @@ pub struct TakenSnapshot {
 /// The state before the command runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Armed {
-    /// The write-ahead log's position.
+    /// Where the log is read from: a position before `elsewhere` was looked at, so that what others
+    /// began since shows of which database it is.
+    pub read_from: Lsn,
+    /// The write-ahead log's position: what was committed before does not count.
     pub lsn: Lsn,
     /// A transaction that is younger than all that had written by then.
     pub next_transaction: u64,

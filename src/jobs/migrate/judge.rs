@@ -169,7 +169,7 @@ impl Member<'_> {
         self.facts.changes = armed.before.changes(&after);
         let of_roles = armed.before.changed_roles(&after).into_iter();
         let of_roles =
-            of_roles.map(|what| format!("{what}: roles are the whole cluster's, and are not put back"));
+            of_roles.map(|what| format!("{what}: roles are the whole cluster's, and are not put back, but for those that a restore needs"));
         for note in of_roles {
             // Every database of the run sees the same roles.
             if !run.facts.notes.contains(&note) {

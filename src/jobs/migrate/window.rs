@@ -67,7 +67,7 @@ impl Run<'_> {
     ) -> Result<Vec<Committed>, JobError> {
         // All were armed at one moment.
         let armed = members.iter().find_map(|member| member.facts.armed.as_ref());
-        let windows = match armed.map(|armed| armed.lsn) {
+        let windows = match armed.map(|armed| armed.read_from) {
             Some(from) => self.windows(members, from, to).await?,
             None => Err("the state before the command was not written down".into()),
         };
@@ -85,7 +85,7 @@ impl Run<'_> {
 }
 
 impl Member<'_> {
-    /// What `window`, which begins with the moment before the command, says of this database.
+    /// What `window`, which begins before the moment before the command, says of this database since.
     ///
     /// A transaction that had written before shows only its end; it counts unless it was seen to be
     /// of another database.
@@ -93,6 +93,7 @@ impl Member<'_> {
         let Some(armed) = &self.facts.armed else {
             return Ok(Committed::Unknown("the state before the command was not written down".into()));
         };
+        let window = &window.since(armed.lsn);
         let commits = self.named(window).await?;
         let is_older = |xid: u32| xid != 0 && (armed.next_transaction as u32).wrapping_sub(xid) as i32 > 0;
         let bare = window.bare_commits.iter().map(|commit| commit.xid);

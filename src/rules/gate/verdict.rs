@@ -108,6 +108,12 @@ impl Verdict {
         }
     }
 
+    /// Whether a run that is held with it waits for an operator to decide about the database, rather
+    /// than for a fence to come down.
+    pub fn is_undecided(self) -> bool {
+        matches!(self, Self::RestoreRefused | Self::RestoreFailed | Self::Unknown)
+    }
+
     /// What happened, as a sentence.
     pub fn sentence(self) -> &'static str {
         match self {

@@ -36,6 +36,9 @@ const CODINGS: [Coding; 5] = [Coding::AsIs, Coding::Utf16, Coding::Python, Codin
 pub(super) fn of(secret: &str) -> Vec<String> {
     let mut forms = in_urls(secret);
     forms.extend(in_literals(secret));
+    // As ConfigParser, which reads alembic.ini, has a percent sign written.
+    let doubled: Vec<String> = forms.iter().map(|form| form.replace('%', "%%")).collect();
+    forms.extend(doubled);
     forms.extend(["''", r"'\''", r#"'"'"'"#].map(|quote| secret.replace('\'', quote)));
     forms.sort();
     forms.dedup();

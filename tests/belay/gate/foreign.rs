@@ -5,6 +5,7 @@ use std::process::{Child, Stdio};
 use rstest::rstest;
 
 use super::pauses::Pauses;
+use super::refusals::Client;
 use super::site::Site;
 use super::{psql, shell, wait_until};
 use crate::death::programs::{POST_DATA, Programs};
@@ -82,6 +83,26 @@ fn what_commits_nothing_to_the_database_hinders_no_restore(#[case] database: &st
     });
     ran.assert_ended(21, "restored");
     site.assert_restored(&ran);
+}
+
+#[test]
+fn busy_writers_of_another_database_hinder_no_restore() {
+    let site = Site::with_gate("");
+    site.cluster.create_database("other");
+    site.cluster.psql("other", "CREATE TABLE t (n int)");
+    let script = site.pauses.directory().join("busy.sql");
+    std::fs::write(&script, "BEGIN; INSERT INTO t VALUES (1); SELECT pg_sleep(0.003); COMMIT;\n").unwrap();
+    let mut busy = site.cluster.client("pgbench");
+    busy.args(["-n", "-c", "6", "-T", "300", "-f"]).arg(&script).arg("other");
+    let _busy = Client::start(&mut busy);
+    let failing = shell(&format!("{}exit 1", psql("UPDATE users SET name = 'half' WHERE id <= 5")));
+    for _ in 0..3 {
+        let ran = site.migrate(&failing);
+        ran.assert_ended(21, "restored");
+        site.assert_as_before();
+    }
+    let written = site.cluster.psql("other", "SELECT count(*) > 100 FROM t");
+    assert_eq!(written, "t", "the writers were busy");
 }
 
 #[test]

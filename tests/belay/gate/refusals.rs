@@ -7,10 +7,10 @@ use super::{psql, shell, wait_until};
 use crate::world::{Plan, a_cluster, finish};
 
 /// A client in the background; ended when dropped.
-struct Client(Child);
+pub struct Client(Child);
 
 impl Client {
-    fn start(command: &mut Command) -> Client {
+    pub fn start(command: &mut Command) -> Client {
         let piped = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         Client(piped.spawn().expect("start a client"))
     }

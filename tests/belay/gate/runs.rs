@@ -93,8 +93,27 @@ fn a_fence_that_can_never_be_released_is_declared_down() {
     let journal = shown["journal"].as_array().unwrap();
     let last = journal.iter().rfind(|entry| entry["phase"] == "releasing").unwrap();
     assert!(last["outcome"].as_str().unwrap().contains("declared down by an operator"), "{last}");
-    // The next run is not kept from beginning.
-    site.migrate(&shell("exit 1")).assert_ended(20, "failed_unchanged");
+    // The next run is not kept from beginning; its own fence stays up as well.
+    site.migrate(&shell("exit 1")).assert_ended(30, "failed_unchanged");
+}
+
+#[test]
+fn a_run_that_is_held_for_its_fence_alone_ends_as_it_had_ended() {
+    let site = Site::with_gate("");
+    let release = site.pauses.directory().join("release");
+    let script = std::fs::read_to_string(&release).unwrap();
+    std::fs::write(&release, "exit 7\n").unwrap();
+    let half = psql("UPDATE users SET name = 'half' WHERE id <= 5");
+    let ran = site.migrate(&shell(&format!("{half}exit 1")));
+    // Put back it is, but the writers are still kept out: somebody has to act.
+    ran.assert_ended(30, "restored");
+    assert_eq!(site.newest_run()["phase"], "held");
+    std::fs::write(&release, script).unwrap();
+    let run = ran.report["run"].as_str().unwrap();
+    let kept = site.belay.run(["runs", "resolve", run, "--keep"]);
+    assert_eq!(kept.code, 0, "{}{}", kept.stdout, kept.stderr);
+    assert_eq!(site.newest_run()["outcome"], "restored");
+    site.assert_restored(&ran);
 }
 
 #[test]
