@@ -110,8 +110,7 @@ impl Host {
     /// The name in PostgreSQL of the database whose section is called `name`; without such a
     /// section, `name` itself, so that snapshots of a database that left the settings are found.
     pub fn database_name(&self, name: &str) -> String {
-        let section = self.settings.databases.get(name);
-        section.map_or_else(|| name.to_owned(), |section| section.connection.database.clone())
+        database_name(&self.settings, name)
     }
 
     /// Every database that the settings name or mean.
@@ -158,6 +157,12 @@ impl Host {
         audit::note_settings(&ledger, &self.config).await?;
         Ok(ledger)
     }
+}
+
+/// As [`Host::database_name`], where only the settings are read.
+pub fn database_name(settings: &Settings, name: &str) -> String {
+    let section = settings.databases.get(name);
+    section.map_or_else(|| name.to_owned(), |section| section.connection.database.clone())
 }
 
 /// Opens the ledger of the state directory.

@@ -15,6 +15,7 @@ use super::privileges::Inputs;
 use super::progress::shown_in_lines;
 use super::report::{ExitCode, Failure, Report, print_notice};
 use super::{Global, audit, clock};
+use crate::jobs::JobError;
 use crate::jobs::migrate::facts::Rehearsal;
 use crate::jobs::migrate::{self, Request, Stop, Walked};
 use crate::jobs::restore::recover;
@@ -76,16 +77,23 @@ pub async fn run(global: &Global, args: MigrateArgs, inputs: Inputs, stop: Stop)
     let ground = Ground::new(&host, &ledger, databases)?;
     let means = ground.means(&tell, &pass_on)?;
     let work = Box::pin(migrate::migrate(&means, request, stop, clock::now));
-    let walked = shown_in_lines(global, &title, &ground.progress, work).await.map_err(Failure::of(&title))?;
-    if let Walked::Suspended(error) = walked {
-        let failure = Failure::of(&title)(error);
-        let failure = Failure { code: ExitCode::Unknown, ..failure };
-        return Err(failure.with_hint(format!(
-            "the server is away in the middle of run {id}; the next belay command that uses the database goes on with it"
-        )));
+    let cut_off = |error, what: &str| {
+        let failure = Failure { code: ExitCode::Unknown, ..Failure::of(&title)(error) };
+        failure.with_hint(format!(
+            "{what} in the middle of run {id}: fences may be up, the next belay command that uses the database goes on with it"
+        ))
+    };
+    match shown_in_lines(global, &title, &ground.progress, work).await {
+        Ok(Walked::Ended(_)) => {}
+        Ok(Walked::Suspended(error)) => return Err(cut_off(error, "the server is away")),
+        Err(error @ JobError::Ledger(_)) => return Err(cut_off(error, "the ledger cannot be written")),
+        Err(error) => return Err(Failure::of(&title)(error)),
     }
     let told = RunReport::read(&ledger, &id).await?;
-    audit::note_run(&ledger, "migrate", &told.run).await?;
+    // How it ended is to be told in any case.
+    if let Err(failure) = audit::note_run(&ledger, "migrate", &told.run).await {
+        print_notice(&format!("{}: {}", failure.action, failure.chain()));
+    }
     if let Some(path) = &args.junit {
         ci::write_junit(path, &told);
     }

@@ -5,7 +5,7 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::gate::{Ground, RunLocks, databases_of, facts_of, resume_open_runs};
-use super::host::Host;
+use super::host::{Host, database_name, ledger_of, load_settings};
 use super::migrate::report::RunReport;
 use super::progress::shown_in_lines;
 use super::report::{ExitCode, Failure, Report, duration_text, time_text};
@@ -16,6 +16,7 @@ use crate::jobs::migrate::facts::{FailedRelease, Loss};
 use crate::jobs::migrate::{self, Resolution, Walked};
 use crate::ledger::{GateRun, Ledger};
 use crate::rules::gate::{Decision, Phase, Verdict};
+use crate::settings::Settings;
 
 /// Verbs about runs.
 #[derive(Debug, Subcommand)]
@@ -72,17 +73,21 @@ pub struct ResolveArgs {
 /// # Errors
 /// [`Failure`]
 pub async fn run(global: &Global, verb: RunsVerb) -> Result<Report, Failure> {
-    let host = Host::open(&global.config).await?;
-    let ledger = host.ledger().await?;
+    // What happened is told while the repository is away, too.
+    let settings = load_settings(&global.config)?;
     match verb {
-        RunsVerb::List(args) => list(&host, &ledger, &args).await,
-        RunsVerb::Show(args) => show(&ledger, &args).await,
-        RunsVerb::Resolve(args) => resolve(global, &host, &ledger, &args).await,
+        RunsVerb::List(args) => list(&settings, &ledger_of(&settings).await?, &args).await,
+        RunsVerb::Show(args) => show(&ledger_of(&settings).await?, &args).await,
+        RunsVerb::Resolve(args) => {
+            let host = Host::open(&global.config).await?;
+            let ledger = host.ledger().await?;
+            resolve(global, &host, &ledger, &args).await
+        }
     }
 }
 
-async fn list(host: &Host, ledger: &Ledger, args: &ListArgs) -> Result<Report, Failure> {
-    let database = args.database.as_deref().map(|name| host.database_name(name));
+async fn list(settings: &Settings, ledger: &Ledger, args: &ListArgs) -> Result<Report, Failure> {
+    let database = args.database.as_deref().map(|name| database_name(settings, name));
     let runs = ledger.recent_runs(database.as_deref(), args.limit).await.map_err(Failure::of("list runs"))?;
     let row = |run: &GateRun| {
         let took = run.ended_at.and_then(|at| u64::try_from((at - run.started_at).num_milliseconds()).ok());

@@ -57,7 +57,7 @@ fn repository_is_made_once_and_for_two_recipients_unless_told_otherwise() {
     let moved = cluster.host().join("moved");
     std::fs::rename(belay.repository(), &moved).expect("take the repository away");
     for args in [["snapshot"].as_slice(), &["verify"], &["restore", "app", "--into", "back"]] {
-        assert_told(&belay.run(args), 3, &["repository", "there is none", "hint: `belay init`"]);
+        assert_told(&belay.run(args), 3, &["repository", "there is none", "`belay init` creates one"]);
         // As root, belay makes an empty directory for it, and that is none either.
         assert!(!belay.repository().join("prod").exists());
     }
