@@ -7,6 +7,8 @@
 
 throwaway=
 programs=
+# Processes that end with the script.
+companions=()
 
 # open_throwaway NAME [DIRECTORY]: makes the temporary directory, below /tmp unless told otherwise.
 open_throwaway() {
@@ -51,6 +53,7 @@ close_throwaway() {
   # A second Ctrl-C must not stop the cleaning.
   trap '' INT TERM HUP
   trap - EXIT
+  for companion in "${companions[@]}"; do kill "$companion" 2>/dev/null || true; done
   if [ -n "$throwaway" ]; then
     cd /
     if [ -e "$throwaway/data/postmaster.pid" ]; then

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::TimeDelta;
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 
@@ -10,13 +10,15 @@ use super::host::Host;
 use super::report::{ExitCode, Failure, Report, time_text};
 use super::table::{Align, table};
 use super::{Global, clock};
-use crate::ledger::{GateRun, Happening, Ledger};
+use crate::ledger::{GateRun, Happening, Ledger, LedgerError};
 use crate::rules::audit::{Event, Head, Inspection, Row};
 use crate::rules::digest::Digest256;
 use crate::settings;
 
 /// The daemon and retention store a head when the newest one is as old.
 const HEAD_AGE: TimeDelta = TimeDelta::hours(23);
+/// Rows read at once.
+const PAGE: u32 = 1000;
 /// The action of the event that says that a head was stored.
 const HEAD_STORED: &str = "audit_head";
 /// The action of an event that says what an identity was used for.
@@ -105,15 +107,24 @@ fn json_of(row: &Row) -> Value {
 }
 
 async fn export(ledger: &Ledger) -> Result<Report, Failure> {
-    let mut lines = String::new();
+    let (mut lines, mut last) = (String::new(), 0);
+    let export = |row: Row| {
+        last = row.number;
+        lines.push_str(&format!("{}\n", json_of(&row)));
+    };
+    each_row(ledger, export).await.map_err(Failure::of("audit export"))?;
+    Ok(Report::new("audit-export", lines, &json!({ "rows": last })))
+}
+
+/// Hands over every row, in order; no more than a page of them is in memory.
+async fn each_row(ledger: &Ledger, mut take: impl FnMut(Row)) -> Result<(), LedgerError> {
     let mut after = 0;
     loop {
-        let rows = ledger.audit_rows_after(after).await.map_err(Failure::of("audit export"))?;
-        let Some(last) = rows.last() else { break };
+        let page = ledger.audit_rows_after(after, PAGE).await?;
+        let Some(last) = page.last() else { return Ok(()) };
         after = last.number;
-        lines.extend(rows.iter().map(|row| format!("{}\n", json_of(row))));
+        page.into_iter().for_each(&mut take);
     }
-    Ok(Report::new("audit-export", lines, &json!({ "rows": after })))
 }
 
 async fn verify(host: &Host, ledger: &Ledger) -> Result<Report, Failure> {
@@ -124,14 +135,12 @@ async fn verify(host: &Host, ledger: &Ledger) -> Result<Report, Failure> {
         None => (Vec::new(), Vec::new()),
     };
     let known = heads.len();
-    let (mut inspection, mut rows, mut after) = (Inspection::new(heads), 0_u64, 0);
-    loop {
-        let page = ledger.audit_rows_after(after).await.map_err(failed())?;
-        let Some(last) = page.last() else { break };
-        after = last.number;
-        rows += page.len() as u64;
-        page.into_iter().for_each(|row| inspection.take(row));
-    }
+    let (mut inspection, mut rows) = (Inspection::new(heads), 0_u64);
+    let inspect = |row| {
+        rows += 1;
+        inspection.take(row);
+    };
+    each_row(ledger, inspect).await.map_err(failed())?;
     let faults = inspection.finish(ledger.audit_numbered().await.map_err(failed())?);
     let problems: Vec<String> = faults.iter().map(ToString::to_string).collect();
     let mut text: String = problems.iter().map(|problem| format!("problem: {problem}\n")).collect();
@@ -149,7 +158,7 @@ async fn verify(host: &Host, ledger: &Ledger) -> Result<Report, Failure> {
     Ok(Report::new("audit-verify", text, &body).ending(code))
 }
 
-/// Adds an event about one thing.
+/// Adds an event about one thing, and returns its row.
 ///
 /// # Errors
 /// What the ledger says.
@@ -158,13 +167,9 @@ pub async fn note(
     action: &str,
     (database, subject): (Option<&str>, Option<&str>),
     outcome: &str,
-) -> Result<(), Failure> {
+) -> Result<Row, Failure> {
     let happening = Happening { action, database, subject, outcome, detail: Map::new() };
-    ledger
-        .note_happening(happening, clock::now())
-        .await
-        .map_err(Failure::of("note for the audit log"))
-        .map(drop)
+    ledger.note_happening(happening, clock::now()).await.map_err(Failure::of("note for the audit log"))
 }
 
 /// Adds an event about how a gated migration stands, for each of its databases.
@@ -194,7 +199,6 @@ pub async fn note_settings(ledger: &Ledger, config: &Path) -> Result<(), Failure
         .collect();
     let failed = || Failure::of("note for the audit log");
     let last = ledger.last_audit_event(SETTINGS).await.map_err(failed())?;
-    let last = last.and_then(|text| serde_json::from_str::<Event>(&text).ok());
     if last.is_some_and(|event| event.detail == digests) {
         return Ok(());
     }
@@ -211,14 +215,11 @@ pub async fn store_head_daily(host: &Host, ledger: &Ledger) -> Result<(), Failur
     const ACTION: &str = "store a head of the audit log";
     let failed = || Failure::of(ACTION);
     let last = ledger.last_audit_event(HEAD_STORED).await.map_err(failed())?;
-    let last_at = last.and_then(|text| serde_json::from_str::<Event>(&text).ok()).map(|event| event.at);
-    let is_recent = |at: DateTime<Utc>| (clock::now() - at).abs() < HEAD_AGE;
-    let (false, Some(key)) = (last_at.is_some_and(is_recent), &host.keys.signing) else { return Ok(()) };
+    let is_recent = |event: Event| (clock::now() - event.at).abs() < HEAD_AGE;
+    let (false, Some(key)) = (last.is_some_and(is_recent), &host.keys.signing) else { return Ok(()) };
     // The event comes first: the head covers it.
-    note(ledger, HEAD_STORED, (None, None), "done").await?;
-    let first = ledger.audit_rows_after(0).await.map_err(failed())?.into_iter().next();
-    let newest = ledger.last_audit_rows(1).await.map_err(failed())?.pop();
-    let (Some(first), Some(newest)) = (first, newest) else { return Ok(()) };
+    let newest = note(ledger, HEAD_STORED, (None, None), "done").await?;
+    let Some(first) = ledger.audit_rows_after(0, 1).await.map_err(failed())?.pop() else { return Ok(()) };
     let head = Head {
         cluster: host.catalog.cluster().into(),
         chain: first.hash,

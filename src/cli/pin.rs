@@ -73,7 +73,7 @@ pub async fn unpin(global: &Global, args: UnpinArgs) -> Result<Report, Failure> 
 
 async fn note(host: &Host, action: &str, entry: &Entry, outcome: &str) -> Result<(), Failure> {
     let about = (Some(entry.manifest.database.as_str()), Some(entry.manifest.id.as_str()));
-    audit::note(&host.ledger().await?, action, about, outcome).await
+    audit::note(&host.ledger().await?, action, about, outcome).await.map(drop)
 }
 
 /// A sweep that has begun has judged already, and would remove what is pinned now.

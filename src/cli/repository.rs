@@ -31,9 +31,8 @@ pub async fn open_store(
             }
             Err(error) => Err(Failure::of(ACTION)(error)),
         },
-        RepositoryUrl::S3 { .. } => {
-            let opened = open_bucket(repository, state).await?;
-            Ok(Arc::new(opened.expect("the address is a bucket's")))
+        RepositoryUrl::S3 { bucket, prefix } => {
+            Ok(Arc::new(open_s3(repository, (bucket, prefix), state).await?))
         }
     }
 }
@@ -46,10 +45,20 @@ pub async fn open_bucket(
     repository: &RepositorySettings,
     state: Option<&Path>,
 ) -> Result<Option<S3Store>, Failure> {
-    let RepositoryUrl::S3 { bucket, prefix } = &repository.url else { return Ok(None) };
+    match &repository.url {
+        RepositoryUrl::Local(_) => Ok(None),
+        RepositoryUrl::S3 { bucket, prefix } => open_s3(repository, (bucket, prefix), state).await.map(Some),
+    }
+}
+
+async fn open_s3(
+    repository: &RepositorySettings,
+    (bucket, prefix): (&str, &str),
+    state: Option<&Path>,
+) -> Result<S3Store, Failure> {
     let conditions = state.map_or(Conditions::Unknown, |state| remembered(repository, state));
     let opened = Box::pin(S3Store::open(bucket, prefix, &repository.s3, conditions)).await;
-    opened.map(Some).map_err(Failure::of(ACTION))
+    opened.map_err(Failure::of(ACTION))
 }
 
 /// Makes the directory of a repository; a bucket is for its owner to make.

@@ -97,10 +97,7 @@ async fn list(settings: &Settings, ledger: &Ledger, args: &ListArgs) -> Result<R
             time_text(run.started_at),
             took.map_or_else(|| "-".into(), duration_text),
             run.position.phase.to_string(),
-            run.position
-                .verdict
-                .filter(|_| run.position.phase.is_terminal())
-                .map_or_else(|| "-".into(), |verdict| verdict.to_string()),
+            run.position.ended().map_or_else(|| "-".into(), |verdict| verdict.to_string()),
             run.command.join(" "),
         ]
     };

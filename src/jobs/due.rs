@@ -84,7 +84,8 @@ impl Look<'_> {
         successes: Vec<DateTime<Utc>>,
     ) -> Result<Option<Standing>, LedgerError> {
         let Some(schedule) = schedule else { return Ok(None) };
-        let failures: Vec<Failure> = self.jobs(kind, database).await?.iter().filter_map(failure_of).collect();
+        let jobs = self.ledger.jobs_of(kind, database, JOBS_LOOKED_AT).await?;
+        let failures: Vec<Failure> = jobs.iter().filter_map(failure_of).collect();
         let retry = &self.settings.daemon.retry;
         Ok(Some(Standing {
             work: Work { kind, database: database.map(str::to_owned) },
@@ -92,10 +93,6 @@ impl Look<'_> {
             schedule: schedule.clone(),
             last: successes.into_iter().filter(|at| *at <= self.now).max(),
         }))
-    }
-
-    async fn jobs(&self, kind: JobKind, database: Option<&str>) -> Result<Vec<JobRun>, LedgerError> {
-        self.ledger.jobs_of(kind, database, JOBS_LOOKED_AT).await
     }
 
     async fn done(&self, kind: JobKind, database: Option<&str>) -> Result<Vec<DateTime<Utc>>, LedgerError> {

@@ -8,10 +8,7 @@ use serde_json::{Map, Value};
 use super::{Ledger, LedgerError};
 use crate::rules::audit::{Actor, Event, Row};
 use crate::rules::digest::Digest256;
-use crate::settings::variable;
-
-/// Rows read at once.
-const PAGE: u32 = 1000;
+use crate::settings::Environment;
 
 /// The names under which CI systems say who and what called.
 const CI_VARIABLES: [&str; 12] = [
@@ -52,11 +49,13 @@ pub(super) fn actor_of_process() -> Actor {
     let uid = nix::unistd::Uid::effective();
     let user = nix::unistd::User::from_uid(uid).ok().flatten();
     let login = std::fs::read_to_string("/proc/self/loginuid").ok();
-    let ci = CI_VARIABLES.iter().filter_map(|name| Some(((*name).to_owned(), variable(name)?)));
+    let environment = Environment::of_process();
+    let told = |name: &str| environment.get(name).map(str::to_owned);
+    let ci = CI_VARIABLES.iter().filter_map(|name| Some(((*name).to_owned(), told(name)?)));
     Actor {
         user: user.map_or_else(|| uid.to_string(), |user| user.name),
         login_uid: login.and_then(|text| text.trim().parse().ok()).filter(|uid| *uid != NO_LOGIN),
-        sudo_user: variable("SUDO_USER"),
+        sudo_user: told("SUDO_USER"),
         is_daemon: false,
         ci: ci.collect(),
     }
@@ -114,14 +113,14 @@ impl Ledger {
         Ok(row)
     }
 
-    /// Rows of the audit log after `number`, in order; at most a page of them.
+    /// Rows of the audit log after `number`, in order; at most `limit` of them.
     ///
     /// # Errors
     /// [`LedgerError::Query`], [`LedgerError::Corrupt`], [`LedgerError::Value`].
-    pub async fn audit_rows_after(&self, number: u64) -> Result<Vec<Row>, LedgerError> {
+    pub async fn audit_rows_after(&self, number: u64, limit: u32) -> Result<Vec<Row>, LedgerError> {
         let rows = sqlx::query("SELECT * FROM audit WHERE number > ? ORDER BY number LIMIT ?")
             .bind(i64::try_from(number).unwrap_or(i64::MAX))
-            .bind(i64::from(PAGE))
+            .bind(i64::from(limit))
             .fetch_all(&self.pool)
             .await
             .map_err(self.failed("read the audit log"))?;
@@ -141,17 +140,18 @@ impl Ledger {
         rows.iter().map(|row| self.audit_row(row)).collect()
     }
 
-    /// The newest event of `action`, as its JSON.
+    /// The newest event of `action`; none where its row is no event of ours.
     ///
     /// # Errors
     /// [`LedgerError::Query`], [`LedgerError::Corrupt`].
-    pub async fn last_audit_event(&self, action: &str) -> Result<Option<String>, LedgerError> {
+    pub async fn last_audit_event(&self, action: &str) -> Result<Option<Event>, LedgerError> {
         let select = "SELECT event FROM audit WHERE event ->> '$.action' = ? ORDER BY number DESC LIMIT 1";
-        sqlx::query_scalar(select)
+        let text: Option<String> = sqlx::query_scalar(select)
             .bind(action)
             .fetch_optional(&self.pool)
             .await
-            .map_err(self.failed("read the audit log"))
+            .map_err(self.failed("read the audit log"))?;
+        Ok(text.and_then(|text| serde_json::from_str(&text).ok()))
     }
 
     /// The highest number that a row of the audit log was ever given.

@@ -8,6 +8,9 @@ CREATE TABLE audit (
   hash      TEXT NOT NULL
 ) STRICT;
 
+-- Every command asks for the newest event of an action.
+CREATE INDEX audit_by_action ON audit (event ->> '$.action', number);
+
 CREATE TRIGGER audit_is_not_edited BEFORE UPDATE ON audit
 BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
 

@@ -173,6 +173,13 @@ pub struct Position {
     pub verdict: Option<Verdict>,
 }
 
+impl Position {
+    /// How the run ended, or is held; none while it is on its way, even if that is known by then.
+    pub fn ended(self) -> Option<Verdict> {
+        self.verdict.filter(|_| self.phase.is_terminal())
+    }
+}
+
 /// Decides where a run goes after `position` ended with `outcome`.
 ///
 /// Total: a pair that makes no sense holds the run, so that a person looks at it.

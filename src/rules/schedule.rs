@@ -68,14 +68,6 @@ impl fmt::Display for Schedule {
     }
 }
 
-impl PartialEq for Schedule {
-    fn eq(&self, other: &Self) -> bool {
-        self.text == other.text && self.zone == other.zone
-    }
-}
-
-impl Eq for Schedule {}
-
 /// One try that did not succeed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Failure {

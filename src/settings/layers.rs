@@ -28,7 +28,7 @@ impl Environment {
     }
 
     /// The value of `name`; an empty one counts as not set, as libpq has it.
-    pub(super) fn get(&self, name: &str) -> Option<&str> {
+    pub fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
 

@@ -4,16 +4,11 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::world::{Belay, Cluster, a_cluster};
+use crate::world::{Belay, Cluster};
 
+/// Nothing is kept but the newest verified snapshot.
 fn a_world() -> (Cluster, Belay) {
-    let cluster = a_cluster().start();
-    cluster.create_database("app");
-    cluster.psql("app", "CREATE TABLE t AS SELECT generate_series(1, 100) AS n");
-    let more = "[retention]\nkeep = \"0s\"\nmin_verified = 1\n";
-    let belay = Belay::with_settings(&cluster, "app", more);
-    assert_eq!(belay.run(["init", "--single-recipient"]).code, 0);
-    (cluster, belay)
+    Belay::with_an_app("[retention]\nkeep = \"0s\"\nmin_verified = 1\n")
 }
 
 fn events(belay: &Belay) -> Vec<Value> {

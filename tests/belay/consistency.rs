@@ -1,30 +1,12 @@
 //! A snapshot is of one moment, whatever the application does meanwhile, and does not stop it.
 
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::world::{Belay, Cluster, a_cluster};
+use crate::world::{Belay, Client, Cluster, a_cluster};
 
 /// Accounts and tellers go through chunks, accounts in several ranges.
 const RANGES: &str = "large_table = \"8KiB\"\nchunk = \"4MiB\"\njobs = 2\n";
-
-/// A client in the background; ended when dropped.
-struct Client(Child);
-
-impl Client {
-    fn start(command: &mut Command) -> Client {
-        let piped = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        Client(piped.spawn().expect("start a client"))
-    }
-}
-
-impl Drop for Client {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 fn initialized(cluster: &Cluster, database: &str, settings: &str) -> Belay {
     let belay = Belay::with_settings(cluster, database, settings);

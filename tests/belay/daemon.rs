@@ -7,19 +7,10 @@ use std::time::Duration;
 use serde_json::Value;
 
 use self::service::Service;
-use crate::world::{Belay, Cluster, a_cluster};
+use crate::world::{Belay, Client, Cluster};
 
 /// Due again every ten seconds.
 const OFTEN: &str = "*/10 * * * * *";
-
-fn a_world(more: &str) -> (Cluster, Belay) {
-    let cluster = a_cluster().start();
-    cluster.create_database("app");
-    cluster.psql("app", "CREATE TABLE t AS SELECT generate_series(1, 100) AS n");
-    let belay = Belay::with_settings(&cluster, "app", more);
-    assert_eq!(belay.run(["init", "--single-recipient"]).code, 0);
-    (cluster, belay)
-}
 
 fn snapshots(belay: &Belay) -> Vec<Value> {
     belay.json(["list"])["snapshots"].as_array().unwrap().clone()
@@ -31,13 +22,25 @@ fn scheduled(belay: &Belay, job: &str) -> Value {
     all.iter().find(|scheduled| scheduled["job"] == job).cloned().unwrap_or_default()
 }
 
+/// Somebody holds the one table, so that a snapshot waits for it.
+fn a_locked_table(cluster: &Cluster) -> Client {
+    let hold = "BEGIN; LOCK TABLE t; SELECT pg_sleep(600)";
+    Client::start(cluster.client("psql").args(["-XAtqd", "app", "-c", hold]))
+}
+
+fn wait_for_a_running_job(service: &Service, belay: &Belay) {
+    service.wait_until("the snapshot waits for the table", || {
+        !belay.json(["status"])["running"].as_array().unwrap().is_empty()
+    });
+}
+
 #[test]
 fn what_is_scheduled_is_done_and_told() {
     let more = format!(
         "schedule = \"{OFTEN}\"\n[verify]\ndepth = \"readable\"\nschedule = \"{OFTEN}\"\n\
          [retention]\nkeep = \"0s\"\nmin_verified = 1\nschedule = \"{OFTEN}\"\n"
     );
-    let (_cluster, belay) = a_world(&more);
+    let (_cluster, belay) = Belay::with_an_app(&more);
     assert_eq!(belay.json(["status"])["daemon_running"], false);
     let service = Service::start(&belay);
     service.wait_for("READY=1");
@@ -63,7 +66,7 @@ fn what_is_scheduled_is_done_and_told() {
 
 #[test]
 fn what_was_done_for_the_last_moment_is_not_done_again() {
-    let (_cluster, belay) = a_world("schedule = \"0 0 1 1 *\"\n[verify]\nschedule = \"never\"\n");
+    let (_cluster, belay) = Belay::with_an_app("schedule = \"0 0 1 1 *\"\n[verify]\nschedule = \"never\"\n");
     let service = Service::start(&belay);
     service.wait_until("the first snapshot is taken at once", || snapshots(&belay).len() == 1);
     assert_eq!(scheduled(&belay, "verify"), Value::Null);
@@ -78,7 +81,7 @@ fn what_was_done_for_the_last_moment_is_not_done_again() {
 
 #[test]
 fn one_state_directory_has_one_daemon() {
-    let (_cluster, belay) = a_world("schedule = \"never\"\n");
+    let (_cluster, belay) = Belay::with_an_app("schedule = \"never\"\n");
     let service = Service::start(&belay);
     service.wait_for("READY=1");
     let second = belay.run(["serve"]);
@@ -89,7 +92,7 @@ fn one_state_directory_has_one_daemon() {
 
 #[test]
 fn a_hangup_reads_the_settings_and_keeps_the_old_ones_if_they_are_wrong() {
-    let (_cluster, belay) = a_world("schedule = \"never\"\n");
+    let (_cluster, belay) = Belay::with_an_app("schedule = \"never\"\n");
     let good = std::fs::read_to_string(belay.settings()).unwrap();
     let service = Service::start(&belay);
     service.wait_for("READY=1");
@@ -106,7 +109,7 @@ fn a_hangup_reads_the_settings_and_keeps_the_old_ones_if_they_are_wrong() {
 fn a_job_that_fails_is_tried_again_later_and_then_given_up() {
     let more =
         "schedule = \"0 0 1 1 *\"\n[daemon]\nretry_pause = \"1s\"\nretry_pause_longest = \"2s\"\ntries = 3\n";
-    let (cluster, belay) = a_world(more);
+    let (cluster, belay) = Belay::with_an_app(more);
     let good = std::fs::read_to_string(belay.settings()).unwrap();
     belay.write_settings(&good.replace("name = \"app\"", "name = \"lost\""));
     let service = Service::start(&belay);
@@ -122,20 +125,12 @@ fn a_job_that_fails_is_tried_again_later_and_then_given_up() {
 
 #[test]
 fn a_killed_daemon_is_followed_by_one_that_takes_the_snapshot() {
-    let (cluster, belay) = a_world("schedule = \"0 0 1 1 *\"\n[daemon]\nretry_pause = \"1s\"\n");
-    let mut holder = cluster.client("psql");
-    let mut holder = holder
-        .args(["-XAtqd", "app", "-c", "BEGIN; LOCK TABLE t; SELECT pg_sleep(600)"])
-        .stdout(std::process::Stdio::null())
-        .spawn()
-        .unwrap();
+    let (cluster, belay) = Belay::with_an_app("schedule = \"0 0 1 1 *\"\n[daemon]\nretry_pause = \"1s\"\n");
+    let holder = a_locked_table(&cluster);
     let service = Service::start(&belay);
-    service.wait_until("the snapshot waits for the table", || {
-        !belay.json(["status"])["running"].as_array().unwrap().is_empty()
-    });
+    wait_for_a_running_job(&service, &belay);
     service.kill();
-    holder.kill().unwrap();
-    holder.wait().unwrap();
+    drop(holder);
     cluster.psql("postgres", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'app'");
     let service = Service::start(&belay);
     service.wait_until("the snapshot is taken", || snapshots(&belay).len() == 1);
@@ -145,29 +140,22 @@ fn a_killed_daemon_is_followed_by_one_that_takes_the_snapshot() {
 
 #[test]
 fn a_stop_cuts_short_what_takes_too_long() {
-    let (cluster, belay) =
-        a_world("schedule = \"0 0 1 1 *\"\nlock_timeout = \"1h\"\n[daemon]\nstop_grace = \"1s\"\n");
-    let mut holder = cluster.client("psql");
-    let mut holder = holder
-        .args(["-XAtqd", "app", "-c", "BEGIN; LOCK TABLE t; SELECT pg_sleep(600)"])
-        .stdout(std::process::Stdio::null())
-        .spawn()
-        .unwrap();
+    let (cluster, belay) = Belay::with_an_app(
+        "schedule = \"0 0 1 1 *\"\nlock_timeout = \"1h\"\n[daemon]\nstop_grace = \"1s\"\n",
+    );
+    let holder = a_locked_table(&cluster);
     let service = Service::start(&belay);
-    service.wait_until("the snapshot waits for the table", || {
-        !belay.json(["status"])["running"].as_array().unwrap().is_empty()
-    });
+    wait_for_a_running_job(&service, &belay);
     let ended = service.stop();
     assert_eq!(ended.code, 0, "{}", ended.log);
     assert!(ended.log.contains("longer than stop_grace"), "{}", ended.log);
     assert_eq!(snapshots(&belay).len(), 0);
-    holder.kill().unwrap();
-    holder.wait().unwrap();
+    drop(holder);
 }
 
 #[test]
 fn a_migration_whose_process_died_is_gone_on_with_by_the_daemon() {
-    let (cluster, belay) = a_world("schedule = \"never\"\n[gate]\nverify_depth = \"stored\"\n");
+    let (cluster, belay) = Belay::with_an_app("schedule = \"never\"\n[gate]\nverify_depth = \"stored\"\n");
     let marker = cluster.room("marker").join("started");
     let command = format!("psql -Xqc 'DELETE FROM t' && touch {} && exec sleep 600", marker.display());
     let mut migrate = belay.command(["migrate", "--db", "app", "--", "sh", "-c", &command]);

@@ -7,14 +7,14 @@ mod roles;
 mod sessions;
 
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use belay::fence::{Context, Undo};
 use belay::postgres::tools::Tools;
 use belay::settings::{Connection, FenceKind, FenceSettings, SslMode};
 
-use crate::world::Cluster;
+use crate::world::{Client, Cluster};
 
 /// What a fence is given, for the database `app` of a cluster.
 struct Post {
@@ -98,44 +98,23 @@ fn chain(error: &dyn std::error::Error) -> String {
     told
 }
 
-/// A client in the background; ended when dropped.
-struct Client(Child);
-
-impl Client {
-    fn start(command: &mut Command) -> Client {
-        let quiet = command.stdin(Stdio::null()).stderr(Stdio::null());
-        Client(quiet.stdout(Stdio::null()).spawn().expect("start a client"))
-    }
-
-    /// A session of `role` in `database` that does nothing for ten minutes.
-    fn idle(cluster: &Cluster, role: &str, database: &str) -> Client {
-        let mut psql = cluster.client("psql");
-        psql.env("PGUSER", role).env("PGAPPNAME", "gunicorn");
-        let client = Client::start(psql.args(["-Xq", "-d", database, "-c", "SELECT pg_sleep(600)"]));
-        wait_until("the session is there", || sleepers(cluster, role, database) == 1);
-        client
-    }
-
-    /// One that begins such a session anew whenever it is ended.
-    fn reconnecting(cluster: &Cluster, role: &str, database: &str) -> Client {
-        let psql = cluster.client("psql");
-        let mut shell = Command::new("sh");
-        shell.envs(psql.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        shell.env("PGUSER", role).args(["-c", "while :; do \"$@\"; done", "sh"]);
-        shell.arg(psql.get_program()).args(["-Xq", "-d", database, "-c", "SELECT pg_sleep(600)"]);
-        Client::start(&mut shell)
-    }
-
-    fn has_ended(&mut self) -> bool {
-        self.0.try_wait().expect("look at a client").is_some()
-    }
+/// A session of `role` in `database` that does nothing for ten minutes.
+fn idle_client(cluster: &Cluster, role: &str, database: &str) -> Client {
+    let mut psql = cluster.client("psql");
+    psql.env("PGUSER", role).env("PGAPPNAME", "gunicorn");
+    let client = Client::start(psql.args(["-Xq", "-d", database, "-c", "SELECT pg_sleep(600)"]));
+    wait_until("the session is there", || sleepers(cluster, role, database) == 1);
+    client
 }
 
-impl Drop for Client {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+/// One that begins such a session anew whenever it is ended.
+fn reconnecting_client(cluster: &Cluster, role: &str, database: &str) -> Client {
+    let psql = cluster.client("psql");
+    let mut shell = Command::new("sh");
+    shell.envs(psql.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    shell.env("PGUSER", role).args(["-c", "while :; do \"$@\"; done", "sh"]);
+    shell.arg(psql.get_program()).args(["-Xq", "-d", database, "-c", "SELECT pg_sleep(600)"]);
+    Client::start(&mut shell)
 }
 
 fn sleepers(cluster: &Cluster, role: &str, database: &str) -> usize {

@@ -4,16 +4,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use crate::world::{Belay, Cluster, a_cluster};
-
-fn a_world(more: &str) -> (Cluster, Belay) {
-    let cluster = a_cluster().start();
-    cluster.create_database("app");
-    cluster.psql("app", "CREATE TABLE t AS SELECT generate_series(1, 100) AS n");
-    let belay = Belay::with_settings(&cluster, "app", more);
-    assert_eq!(belay.run(["init", "--single-recipient"]).code, 0);
-    (cluster, belay)
-}
+use crate::world::Belay;
 
 fn status(belay: &Belay) -> String {
     let output = belay.run(["status"]);
@@ -27,7 +18,7 @@ fn line_of(text: &str, beginning: &str) -> Option<String> {
 
 #[test]
 fn a_verification_that_found_damage_is_a_failure() {
-    let (_cluster, belay) = a_world("");
+    let (_cluster, belay) = Belay::with_an_app("");
     let id = belay.json(["snapshot", "app"])["id"].as_str().unwrap().to_owned();
     let data = belay.repository().join("prod/snapshots/app").join(&id).join("data.dump.gz.age");
     std::fs::write(data, "not what it was").unwrap();
@@ -45,7 +36,7 @@ fn a_verification_that_found_damage_is_a_failure() {
 
 #[test]
 fn a_running_job_is_shown_and_a_dead_one_has_failed() {
-    let (cluster, belay) = a_world("lock_timeout = \"1h\"\n");
+    let (cluster, belay) = Belay::with_an_app("lock_timeout = \"1h\"\n");
     let mut holder = cluster.client("psql");
     let mut holder =
         holder.args(["-XAtq", "-d", "app"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
@@ -75,7 +66,7 @@ fn a_running_job_is_shown_and_a_dead_one_has_failed() {
 
 #[test]
 fn a_database_set_aside_is_shown_as_it_is_by_now() {
-    let (cluster, belay) = a_world("[retention]\nkeep_replaced = \"0s\"\n");
+    let (cluster, belay) = Belay::with_an_app("[retention]\nkeep_replaced = \"0s\"\n");
     belay.json(["snapshot", "app"]);
     let swap = || belay.json(["restore", "app", "--swap"])["previous_kept_as"].as_str().unwrap().to_owned();
     let (renamed, dropped) = (swap(), swap());

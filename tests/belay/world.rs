@@ -8,6 +8,7 @@
 mod alembic;
 mod belay;
 pub mod bucket;
+mod client;
 mod cluster;
 mod document;
 mod dump;
@@ -21,6 +22,7 @@ mod template;
 pub use alembic::{AlembicProject, Environment, Revision, migration_program};
 pub use belay::{Belay, Output, finish};
 pub use bucket::Bucket;
+pub use client::Client;
 pub use cluster::{Cluster, Listen, Plan, a_cluster, a_cluster_of};
 pub use document::{change_manifest, document, signed};
 pub use dump::{with_partitions_gathered, with_rows_sorted, without_run};

@@ -44,9 +44,9 @@ impl RunReport {
         Ok(Self { run, journal, facts })
     }
 
-    /// How the run ended; none while it is on its way, even if that is known by then.
+    /// As [`Position::ended`](crate::rules::gate::Position::ended).
     pub fn verdict(&self) -> Option<Verdict> {
-        self.run.position.verdict.filter(|_| self.run.position.phase.is_terminal())
+        self.run.position.ended()
     }
 
     /// What the run says to a pipeline: one that is held always that somebody has to decide.

@@ -23,15 +23,13 @@ impl Walk<'_> {
             return Ok(Vec::new());
         }
         self.reopen_if_closed().await?;
-        let all = self.puts_back_all();
         let by_operator = self.run.is_restored_by_operator();
-        let run = &mut self.run;
+        let (run, mut failed) = self.run_and_failed();
         let mut reasons = Vec::new();
-        for member in self.members.iter_mut().filter(|member| all || member.may_be_changed()) {
+        for member in &mut failed {
             member.close_database(run).await?;
         }
-        let closed: Vec<&Member<'_>> =
-            self.members.iter().filter(|member| all || member.may_be_changed()).collect();
+        let closed: Vec<&Member<'_>> = failed.iter().map(|member| &**member).collect();
         let mut late = Vec::new();
         if by_operator {
             for member in &closed {
@@ -43,7 +41,7 @@ impl Walk<'_> {
         for (member, late) in closed.iter().zip(late) {
             reasons.extend(late.map(|late| member.says(late)));
         }
-        for member in self.members.iter_mut().filter(|member| all || member.may_be_changed()) {
+        for member in failed {
             member.facts.is_closed = reasons.is_empty();
         }
         self.run.let_go_of_log().await;

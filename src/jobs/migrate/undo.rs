@@ -58,7 +58,7 @@ impl<'a> Walk<'a> {
 
     /// Whether the run puts back more than what it changed: an operator may have it put back what is
     /// proven to be unchanged, if there is nothing else.
-    pub(super) fn puts_back_all(&self) -> bool {
+    fn puts_back_all(&self) -> bool {
         self.run.is_restored_by_operator() && !self.members.iter().any(Member::may_be_changed)
     }
 
@@ -68,12 +68,19 @@ impl<'a> Walk<'a> {
         self.members.iter().filter(move |member| all || member.may_be_changed())
     }
 
+    /// The run, and [`Walk::failed`] to be worked on.
+    pub(super) fn run_and_failed(&mut self) -> (&mut Run<'a>, Vec<&mut Member<'a>>) {
+        let all = self.puts_back_all();
+        let failed = self.members.iter_mut().filter(|member| all || member.may_be_changed());
+        (&mut self.run, failed.collect())
+    }
+
     /// Why none of the databases is put back.
     async fn why_not_put_back(&mut self) -> Result<Vec<String>, JobError> {
-        let (all, by_operator) = (self.puts_back_all(), self.run.is_restored_by_operator());
-        let run = &mut self.run;
+        let by_operator = self.run.is_restored_by_operator();
+        let (run, failed) = self.run_and_failed();
         let mut reasons = Vec::new();
-        for member in self.members.iter().filter(|member| all || member.may_be_changed()) {
+        for member in failed {
             let changed = member.what_has_changed(run).await?;
             if !by_operator {
                 reasons.extend(member.say_all(member.what_would_be_lost(run)));
@@ -91,11 +98,11 @@ impl<'a> Walk<'a> {
 
     /// Loads the snapshots of the failed databases beside them, but for what the server has copied.
     async fn load_all(&mut self) -> Result<(), JobError> {
-        let all = self.puts_back_all();
-        for member in self.members.iter_mut().filter(|member| all || member.may_be_changed()) {
+        let (run, failed) = self.run_and_failed();
+        for member in failed {
             member.prepared = match member.local_copy.take() {
                 copied @ Some(_) => copied,
-                None => Some(member.load(&self.run).await?),
+                None => Some(member.load(run).await?),
             };
         }
         Ok(())

@@ -8,9 +8,9 @@ use std::time::Duration;
 use belay::fence::{FenceError, Undo, look, raise, release};
 use belay::settings::{FenceKind, FenceSettings};
 
-use super::{Client, Post, chain, fence, journalled, texts, wait_until};
+use super::{Post, chain, fence, journalled, texts, wait_until};
 use crate::world::pooler::PASSWORD;
-use crate::world::{Cluster, Pooler, a_cluster};
+use crate::world::{Client, Cluster, Pooler, a_cluster};
 
 fn a_pooled_cluster(databases: &[&str]) -> (Cluster, Pooler) {
     let cluster = a_cluster().start();

@@ -3,7 +3,7 @@
 use belay::fence::{FenceError, Undo, look, raise, release};
 use belay::settings::{FenceKind, FenceSettings};
 
-use super::{Client, Post, fence, journalled, sleepers, texts, wait_until};
+use super::{Post, fence, idle_client, journalled, reconnecting_client, sleepers, texts, wait_until};
 use crate::world::{Cluster, a_cluster};
 
 fn a_cluster_with_roles() -> Cluster {
@@ -39,8 +39,8 @@ async fn roles_are_kept_out_and_come_back_exactly_as_they_were() {
     let cluster = a_cluster_with_roles();
     let post = Post::at(&cluster).await;
     let before = globals(&cluster);
-    let mut writer = Client::idle(&cluster, "app", "app");
-    let mut elsewhere = Client::idle(&cluster, "app", "other");
+    let mut writer = idle_client(&cluster, "app", "app");
+    let mut elsewhere = idle_client(&cluster, "app", "other");
     let fence = role_fence(["app", "Odd \"role\"", "resting"]);
 
     let undo = look(&fence, &post.context()).await.unwrap();
@@ -66,7 +66,7 @@ async fn clients_that_reconnect_at_once_are_kept_out() {
     let post = Post::at(&cluster).await;
     let fence = role_fence(["app"]);
     let undo = look(&fence, &post.context()).await.unwrap();
-    let _clients = [(); 4].map(|()| Client::reconnecting(&cluster, "app", "app"));
+    let _clients = [(); 4].map(|()| reconnecting_client(&cluster, "app", "app"));
     wait_until("all are there", || sleepers(&cluster, "app", "app") == 4);
     raise(&fence, &undo, &post.context()).await.unwrap();
     assert_eq!(sleepers(&cluster, "app", "app"), 0);

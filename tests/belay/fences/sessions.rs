@@ -6,7 +6,7 @@ use belay::fence::{FenceError, Ours, empty, sessions_left};
 use belay::postgres::session;
 use belay::settings::SessionPolicy;
 
-use super::{Client, Post, sleepers, wait_until};
+use super::{Post, idle_client, reconnecting_client, sleepers, wait_until};
 use crate::world::{Cluster, a_cluster};
 
 const OURS: Ours<'_> = Ours { applications: &["belay"], roles: &["migrator"] };
@@ -23,9 +23,9 @@ fn a_cluster_with_clients() -> Cluster {
 async fn sessions_of_others_are_listed_and_ours_are_not() {
     let cluster = a_cluster_with_clients();
     let post = Post::at(&cluster).await;
-    let _writer = Client::idle(&cluster, "app_user", "app");
-    let _elsewhere = Client::idle(&cluster, "app_user", "other");
-    let _migrator = Client::idle(&cluster, "migrator", "app");
+    let _writer = idle_client(&cluster, "app_user", "app");
+    let _elsewhere = idle_client(&cluster, "app_user", "other");
+    let _migrator = idle_client(&cluster, "migrator", "app");
     let _ours = session::connect(&post.connection).await.unwrap();
     let mut maintenance = session::connect(&post.connection.with_database("postgres")).await.unwrap();
     let left = sessions_left(&mut maintenance, "app", OURS).await.unwrap();
@@ -45,7 +45,7 @@ async fn sessions_that_may_not_be_ended_are_named_and_stay() {
     let cluster = a_cluster_with_clients();
     let post = Post::at(&cluster).await;
     empty(&post.context(), SessionPolicy::Refuse, OURS).await.unwrap();
-    let _writers = [Client::idle(&cluster, "app_user", "app")];
+    let _writers = [idle_client(&cluster, "app_user", "app")];
     let refused = empty(&post.context(), SessionPolicy::Refuse, OURS).await.unwrap_err();
     assert_eq!(
         refused.to_string(),
@@ -58,9 +58,9 @@ async fn sessions_that_may_not_be_ended_are_named_and_stay() {
 async fn sessions_that_may_be_ended_are() {
     let cluster = a_cluster_with_clients();
     let post = Post::at(&cluster).await;
-    let _writer = Client::idle(&cluster, "app_user", "app");
-    let _elsewhere = Client::idle(&cluster, "app_user", "other");
-    let _migrator = Client::idle(&cluster, "migrator", "app");
+    let _writer = idle_client(&cluster, "app_user", "app");
+    let _elsewhere = idle_client(&cluster, "app_user", "other");
+    let _migrator = idle_client(&cluster, "migrator", "app");
     empty(&post.context(), SessionPolicy::End, OURS).await.unwrap();
     assert_eq!(sleepers(&cluster, "app_user", "app"), 0);
     assert_eq!((sleepers(&cluster, "app_user", "other"), sleepers(&cluster, "migrator", "app")), (1, 1));
@@ -70,7 +70,7 @@ async fn sessions_that_may_be_ended_are() {
 async fn sessions_that_come_back_again_and_again_are_named_in_the_end() {
     let cluster = a_cluster_with_clients();
     let post = Post::at(&cluster).await.within(Duration::from_secs(2));
-    let _client = Client::reconnecting(&cluster, "app_user", "app");
+    let _client = reconnecting_client(&cluster, "app_user", "app");
     wait_until("it is there", || sleepers(&cluster, "app_user", "app") == 1);
     let error = empty(&post.context(), SessionPolicy::End, OURS).await.unwrap_err();
     assert!(matches!(&error, FenceError::SessionsReturn { .. }), "{error}");

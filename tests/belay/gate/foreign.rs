@@ -5,11 +5,10 @@ use std::process::{Child, Stdio};
 use rstest::rstest;
 
 use super::pauses::Pauses;
-use super::refusals::Client;
 use super::site::Site;
 use super::{psql, shell, wait_until};
 use crate::death::programs::{POST_DATA, Programs};
-use crate::world::a_cluster;
+use crate::world::{Client, a_cluster};
 
 /// A migration that commits a half and fails, and that stops before, during and after it.
 fn failing(pauses: &Pauses) -> Vec<String> {

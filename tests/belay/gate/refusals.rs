@@ -1,27 +1,8 @@
 //! What cannot be undone safely is not begun.
 
-use std::process::{Child, Command, Stdio};
-
 use super::site::Site;
 use super::{psql, shell, wait_until};
-use crate::world::{Plan, a_cluster, finish};
-
-/// A client in the background; ended when dropped.
-pub struct Client(Child);
-
-impl Client {
-    pub fn start(command: &mut Command) -> Client {
-        let piped = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-        Client(piped.spawn().expect("start a client"))
-    }
-}
-
-impl Drop for Client {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
+use crate::world::{Client, Plan, a_cluster, finish};
 
 /// A cluster where transactions can be prepared and changes followed.
 fn a_followed_cluster() -> Plan {
@@ -153,11 +134,10 @@ fn a_session_that_stays_stops_a_migration() {
 #[test]
 fn a_session_that_stays_is_ended_where_settings_say_so() {
     let site = Site::with_gate("sessions = \"end\"\n");
-    let mut session = idle_session(&site);
+    let session = idle_session(&site);
     site.migrate(&telling(&site)).assert_ended(0, "migrated");
     // It notices when it next asks something, and that is an input that ends.
-    drop(session.0.stdin.take());
-    session.0.wait().unwrap();
+    session.leave();
     let ended = site.cluster.log().matches("terminating connection due to administrator command").count();
     assert!(ended >= 1, "{}", site.cluster.log());
 }

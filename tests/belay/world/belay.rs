@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::cluster::Cluster;
+use super::cluster::{Cluster, a_cluster};
 use super::owner;
 
 /// What a run of `belay` came to.
@@ -53,6 +53,17 @@ impl Belay {
         let belay = Belay { home, programs: cluster.programs().to_owned(), directory: "/".into() };
         belay.write_settings(&settings);
         belay
+    }
+
+    /// An installation that is ready, for a cluster with the database `app`, whose one table `t` has
+    /// a hundred rows; `more` as in [`Belay::with_settings`].
+    pub fn with_an_app(more: &str) -> (Cluster, Belay) {
+        let cluster = a_cluster().start();
+        cluster.create_database("app");
+        cluster.psql("app", "CREATE TABLE t AS SELECT generate_series(1, 100) AS n");
+        let belay = Belay::with_settings(&cluster, "app", more);
+        assert_eq!(belay.run(["init", "--single-recipient"]).code, 0);
+        (cluster, belay)
     }
 
     /// Replaces the settings file.
