@@ -6,23 +6,23 @@
 
 mod chunks;
 mod post_data;
+pub mod statistics;
 
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use futures::TryStreamExt as _;
 
+use self::post_data::PostData;
 use super::{JobError, Progress, blocking};
 use crate::catalog::{Catalog, Entry};
-use crate::postgres::session;
 use crate::postgres::tools::{RunningTool, Streams, Tools, pump};
 use crate::postgres::{PostgresError, tools};
 use crate::rules::layout::{self, ObjectKey};
-use crate::rules::manifest::{ChunkPart, Inventory, ObjectRecord, TableRecord};
-use crate::rules::sql::qualified;
+use crate::rules::manifest::{ChunkPart, Inventory, ObjectRecord};
 use crate::seal::{Opener, SealError, check_stored};
 use crate::settings::Connection;
 use crate::store::read_small;
@@ -214,11 +214,9 @@ pub struct Loaded {
     pub schema_archive: PathBuf,
     /// Errors of pg_restore that were accepted.
     pub accepted: Vec<String>,
-    /// What should be known, but is no fault of the data.
-    pub notes: Vec<String>,
 }
 
-/// Loads the whole snapshot: schema, data, indexes and constraints, statistics.
+/// Loads the whole snapshot: schema, data, indexes and constraints; its statistics are [`statistics`].
 ///
 /// # Errors
 /// [`JobError::Object`] for anything in the store that is not as the manifest says; what
@@ -242,15 +240,16 @@ pub async fn load(
         .expect(chunks::chunked(inventory).flat_map(|(_, parts)| parts).map(|part| part.plain_bytes).sum());
     let data =
         source.spool_sealed(layout::DATA, &objects.data, target.work_directory, target.progress).await?;
-    let (rows, accepted) =
-        futures::try_join!(chunks::load(source, inventory, target), load_data(source, target, &data))?;
-    loaded.rows = rows;
-    loaded.accepted.extend(accepted);
+    let post_data = PostData::read(target, &schema).await?;
+    let (from_chunks, accepted) = futures::try_join!(
+        chunks::load(source, inventory, target, &post_data),
+        load_data(source, target, &data)
+    )?;
+    loaded.rows = from_chunks.rows;
+    loaded.accepted.extend(from_chunks.accepted.into_iter().chain(accepted));
 
     target.progress.enter("building indexes and constraints");
-    loaded.accepted.extend(post_data::build(target, &schema).await?);
-    target.progress.enter("gathering statistics");
-    loaded.notes = analyze(inventory, target).await?;
+    loaded.accepted.extend(post_data.build_rest(target).await?);
     std::fs::remove_file(&data).map_err(|source| JobError::Disk { action: "remove", path: data, source })?;
     loaded.schema_archive = schema;
     Ok(loaded)
@@ -375,32 +374,4 @@ async fn load_data(source: &Source<'_>, target: &Target<'_>, sealed: &Path) -> R
         source: error,
     })?;
     Ok(accepted)
-}
-
-/// Gathers statistics, the largest tables first; returns what was not gathered, and why.
-///
-/// Statistics are no data: a table that cannot be analysed (a foreign table below it, a broken
-/// function in an index) is reported, and the restore stands.
-async fn analyze(inventory: &Inventory, target: &Target<'_>) -> Result<Vec<String>, JobError> {
-    let mut tables: Vec<&TableRecord> = inventory.tables.iter().collect();
-    tables.sort_by_key(|table| table.tally.rows);
-    let queue = Mutex::new(tables);
-    let missed = Mutex::new(Vec::new());
-    let workers = (0..target.jobs).map(|_| async {
-        let mut session = session::connect(target.connection).await?;
-        loop {
-            let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop();
-            let Some(table) = next else { return Ok::<_, JobError>(()) };
-            let name = qualified(&table.schema, &table.name);
-            match session::run(&mut session, "gather statistics", format!("ANALYZE {name}")).await {
-                Err(PostgresError::Query { source, .. }) if source.as_database_error().is_some() => {
-                    let note = format!("statistics of {name} were not gathered: {source}");
-                    missed.lock().unwrap_or_else(PoisonError::into_inner).push(note);
-                }
-                other => other?,
-            }
-        }
-    });
-    heartbeat(target.progress, futures::future::try_join_all(workers)).await?;
-    Ok(missed.into_inner().unwrap_or_else(PoisonError::into_inner))
 }

@@ -24,7 +24,7 @@ use sqlx::postgres::PgConnection;
 pub(crate) use self::beside::Beside;
 use self::beside::new_marker;
 use self::plan::RestorePlan;
-use super::load::{self, RestoreErrors, Source, Target};
+use super::load::{self, RestoreErrors, Source, Target, statistics};
 use super::prove::{self, Claim, Proof};
 use super::{JobError, Progress, Stopwatch, WorkDirectory, until_stalled};
 use crate::catalog::{Catalog, Entry};
@@ -312,7 +312,7 @@ fn accepted_or_refused(
             problems,
         });
     }
-    notes.extend(proven.notes.into_iter().chain(loaded.notes));
+    notes.extend(proven.notes);
     Ok(notes)
 }
 
@@ -353,8 +353,11 @@ async fn load_and_prove(
     };
     let loaded = load::load(source, inventory, &target).await?;
     let claim = Claim { manifest: &source.entry.manifest, inventory, loaded: &loaded };
-    let proven =
-        prove::prove(&claim, &connection, tools, request.proof, request.jobs, means.progress).await?;
+    let (missed, mut proven) = futures::try_join!(
+        statistics::gather(inventory, &target),
+        prove::prove(&claim, &connection, tools, request.proof, request.jobs, means.progress)
+    )?;
+    proven.notes.extend(missed);
     Ok((loaded, proven))
 }
 

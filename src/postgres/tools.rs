@@ -80,7 +80,9 @@ impl Tools {
         let mut found: Vec<Self> = Vec::new();
         for directory in directories(preferred, path) {
             if let Some(tools) = Self::look_in(&directory).await {
-                if preferred == Some(directory.as_path()) && tools.major >= server_major {
+                let is_preferred = preferred == Some(directory.as_path()) && tools.major >= server_major;
+                // To ask a program for its version takes a while: no set could be a better one.
+                if is_preferred || tools.major == server_major {
                     return Ok(tools);
                 }
                 found.push(tools);

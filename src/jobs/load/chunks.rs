@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use sqlx::Connection as _;
 
+use super::post_data::PostData;
 use super::{Source, Target, heartbeat};
 use crate::jobs::JobError;
 use crate::postgres::PostgresError;
@@ -34,29 +35,45 @@ enum Method {
     Shared,
 }
 
-/// Loads the large tables with several sessions; one that is most of the whole is shared.
+/// What was loaded from chunks.
+pub(super) struct FromChunks {
+    /// Rows that the server took, by table.
+    pub(super) rows: BTreeMap<(String, String), u64>,
+    /// Errors of pg_restore that were accepted.
+    pub(super) accepted: Vec<String>,
+}
+
+/// Loads the large tables with several sessions, and builds their keys; one that is most of the
+/// whole is shared.
 pub(super) async fn load(
     source: &Source<'_>,
     inventory: &Inventory,
     target: &Target<'_>,
-) -> Result<BTreeMap<(String, String), u64>, JobError> {
+    post_data: &PostData<'_>,
+) -> Result<FromChunks, JobError> {
     let loads = Mutex::new(divide(inventory, target.jobs));
     let encoding = literal(&inventory.copy_encoding);
-    let rows = Mutex::new(BTreeMap::new());
+    let done = Mutex::new(FromChunks { rows: BTreeMap::new(), accepted: Vec::new() });
     let workers = (0..target.jobs).map(|_| async {
         let mut session = session::connect(target.connection).await?;
         loop {
             let next = loads.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let Some(load) = next else { break };
             let taken = load_part(source, target, &mut session, &load, &encoding).await?;
-            let name = (load.table.schema.clone(), load.table.name.clone());
-            *rows.lock().unwrap_or_else(PoisonError::into_inner).entry(name).or_default() += taken;
+            let TableRecord { schema, name, .. } = load.table;
+            let accepted = match load.method {
+                Method::Frozen => post_data.build_keys(target, schema, name).await?,
+                Method::Shared => Vec::new(),
+            };
+            let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
+            *done.rows.entry((schema.clone(), name.clone())).or_default() += taken;
+            done.accepted.extend(accepted);
         }
         session.close().await.map_err(|error| PostgresError::of_query("load a table", error))?;
         Ok::<_, JobError>(())
     });
     futures::future::try_join_all(workers).await?;
-    Ok(rows.into_inner().unwrap_or_else(PoisonError::into_inner))
+    Ok(done.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
 
 /// Divides the work, the largest last (it is taken first).

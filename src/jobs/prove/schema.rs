@@ -81,9 +81,9 @@ impl Texts<'_> {
 
     /// The number of the first of the chosen lines that is not the same in both.
     async fn first_differing(&self, chosen: Chosen) -> Result<Option<usize>, JobError> {
-        let wanted = archive_lines(self.open()?, self.connection, self.tools, chosen).await?;
-        self.progress.beat();
-        let found = chosen_lines(self.connection, self.tools, self.encoding, chosen).await?;
+        let wanted = archive_lines(self.open()?, self.connection, self.tools, chosen);
+        let found = chosen_lines(self.connection, self.tools, self.encoding, chosen);
+        let (wanted, found) = futures::try_join!(wanted, found)?;
         self.progress.beat();
         let first = wanted.iter().zip(&found).position(|(wanted, found)| wanted != found);
         Ok(first.or_else(|| (wanted.len() != found.len()).then(|| wanted.len().min(found.len()))))

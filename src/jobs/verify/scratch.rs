@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::{Findings, Means};
-use crate::jobs::load::{self, RestoreErrors, Source, Target};
+use crate::jobs::load::{self, RestoreErrors, Source, Target, statistics};
 use crate::jobs::prove::{self, Claim, Proof};
 use crate::jobs::{JobError, Stopwatch, WorkDirectory};
 use crate::postgres::scratch::ScratchCluster;
@@ -110,13 +110,18 @@ async fn load_and_prove(
         progress: means.progress,
     };
     let loaded = load::load(source, inventory, &target).await?;
-    findings.restore_ms = Some(watch.elapsed_ms());
+    let statistics = async {
+        let missed = statistics::gather(inventory, &target).await?;
+        Ok((missed, watch.elapsed_ms()))
+    };
     let claim = Claim { manifest: &source.entry.manifest, inventory, loaded: &loaded };
-    let proven = prove::prove(&claim, connection, tools, Proof::Full, means.jobs, means.progress).await?;
+    let proving = prove::prove(&claim, connection, tools, Proof::Full, means.jobs, means.progress);
+    let ((missed, restore_ms), proven) = futures::try_join!(statistics, proving)?;
+    findings.restore_ms = Some(restore_ms);
     findings.differences.extend(proven.problems);
     findings.differences.extend(proven.schema_problems);
     findings.notes.extend(proven.notes);
-    findings.notes.extend(loaded.notes);
+    findings.notes.extend(missed);
     findings.tables = proven.tables;
     findings.rows = proven.rows;
     Ok(())
