@@ -26,6 +26,7 @@ pub mod standalone;
 pub mod status;
 pub mod table;
 pub mod takeover;
+pub mod token;
 pub mod verify;
 
 use std::future::Future;
@@ -113,6 +114,9 @@ pub enum Verb {
     /// Show, verify and export the log of what happened and at whose hand
     #[command(subcommand)]
     Audit(audit::AuditVerb),
+    /// Give, list and revoke tokens for the HTTP interface of the service
+    #[command(subcommand)]
+    Token(token::TokenVerb),
     /// Print the completions of a shell
     Completions(manual::CompletionsArgs),
     /// Print the manual, or write its pages into a directory
@@ -186,6 +190,7 @@ where
         Verb::Unpin(args) => Box::pin(pin::unpin(global, args)).await,
         Verb::Key(verb) => Box::pin(key::run(global, verb, inputs)).await,
         Verb::Audit(verb) => Box::pin(audit::run(global, verb)).await,
+        Verb::Token(verb) => Box::pin(token::run(global, verb, inputs)).await,
         Verb::Completions(args) => manual::completions(&args),
         Verb::Man(args) => manual::man(&args),
     }

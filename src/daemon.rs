@@ -2,9 +2,11 @@
 //!
 //! Comes in: settings and signals. Goes out: jobs, each begun when `jobs::due` says so, under the
 //! locks that the command line takes, and signs of life for systemd. A knock only wakes it: what
-//! is due is decided from catalog and ledger every time, so that nothing is lost by sleeping.
+//! is due is decided from catalog and ledger every time, so that nothing is lost by sleeping. What
+//! is asked for over HTTP comes to the same loop, and is done under the same rules.
 
 mod errand;
+mod orders;
 mod service;
 
 use std::collections::BTreeMap;
@@ -13,7 +15,7 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_cron_scheduler::{Job, JobScheduler};
@@ -23,10 +25,12 @@ use self::errand::{Done, Errand, Ground, Outcome, Survey};
 use crate::cli::host::Host;
 use crate::cli::report::{ExitCode, Failure, Report};
 use crate::cli::{Global, audit, clock};
+use crate::http::{HttpError, Office, Order, Server};
 use crate::jobs::due::{self, Work};
 use crate::jobs::migrate::Stop;
 use crate::ledger::lock::{LockName, StateLock};
 use crate::ledger::{GateRun, JobKind, Ledger};
+use crate::rules::causes;
 use crate::rules::schedule::Due;
 
 const TITLE: &str = "serve";
@@ -34,6 +38,8 @@ const TITLE: &str = "serve";
 const KNOCKS: &str = "*/5 * * * * *";
 /// Catalog and cluster may change without us: they are asked anew after this time at the latest.
 const SURVEY_AGE: Duration = Duration::from_secs(600);
+/// Orders that wait until the loop looks at them.
+const ORDERS: usize = 16;
 /// How long work waits whose lock another process holds.
 const BUSY_PAUSE: Duration = Duration::from_secs(30);
 /// How long a survey waits that failed, and a migration that could not be gone on with.
@@ -50,8 +56,22 @@ pub async fn serve(global: Global, stop: Stop) -> Result<Report, Failure> {
     let ledger = host.ledger().await?.for_daemon();
     audit::note(&ledger, TITLE, (None, None), "started").await?;
     let global = Global { quiet: true, json: false, ..global };
+    let host = Arc::new(host);
+    let (hosts, newest_host) = watch::channel(Arc::clone(&host));
+    let (orderer, orders) = mpsc::channel(ORDERS);
+    let office = Office::new(newest_host, ledger.clone(), orderer.clone());
+    let http = &host.settings.http;
+    let server = if http.is_served() {
+        Some(Server::start(http, Arc::new(office)).await.map_err(|error| http_failure(&error))?)
+    } else {
+        None
+    };
     let daemon = Daemon {
         ground: Arc::new(Ground { global, host, ledger }),
+        hosts,
+        orders,
+        _orderer: orderer,
+        server,
         errands: JoinSet::new(),
         running: BTreeMap::new(),
         cut: CancellationToken::new(),
@@ -65,6 +85,12 @@ pub async fn serve(global: Global, stop: Stop) -> Result<Report, Failure> {
 /// The daemon while it runs.
 struct Daemon {
     ground: Arc<Ground>,
+    /// Tells the server of the installation by new settings.
+    hosts: watch::Sender<Arc<Host>>,
+    orders: mpsc::Receiver<Order>,
+    /// Orders do not end when there is nobody that gives any.
+    _orderer: mpsc::Sender<Order>,
+    server: Option<Server>,
     errands: JoinSet<Done>,
     running: BTreeMap<Id, Errand>,
     /// Cuts every errand short, at a safe place.
@@ -89,6 +115,7 @@ impl Daemon {
             tokio::select! {
                 () = knock.notified() => {}
                 Some(ended) = self.errands.join_next_with_id() => self.note_end(ended)?,
+                Some(order) = self.orders.recv() => self.take(order),
                 _ = hangup.recv() => self.begin(Errand::Reload),
                 told = stop.wait_for(Option::is_some) => {
                     tracing::info!(told = told.is_ok(), "stopping");
@@ -108,6 +135,8 @@ impl Daemon {
     /// Lets what runs end by itself for a while; what is dropped then has published nothing half.
     async fn come_to_an_end(mut self, mut stop: Stop) {
         stop.mark_unchanged();
+        // Whoever gives an order from here on is told that none are taken.
+        self.orders.close();
         let grace = self.ground.host.settings.daemon.stop_grace;
         tokio::select! {
             () = async { while self.errands.join_next().await.is_some() {} } => {}
@@ -116,6 +145,9 @@ impl Daemon {
         }
         self.cut.cancel();
         while self.errands.join_next().await.is_some() {}
+        if let Some(server) = self.server {
+            server.stop().await;
+        }
     }
 
     async fn begin_what_is_due(&mut self) {
@@ -207,7 +239,7 @@ impl Daemon {
     fn note_end(&mut self, ended: Result<(Id, Done), JoinError>) -> Result<(), Failure> {
         let (id, done) = ended.map_err(|error| start_failure(&error))?;
         let Some(errand) = self.running.remove(&id) else { return Ok(()) };
-        if let Errand::Work(_) | Errand::Resume = errand {
+        if let Errand::Work(_) | Errand::Ordered(_) | Errand::Resume = errand {
             self.changes += 1;
             self.survey = None;
         }
@@ -246,6 +278,16 @@ impl Daemon {
             );
             return;
         }
+        if let Some(server) = &mut self.server {
+            if let Err(error) = server.reload(&host.settings.http) {
+                let reason = causes::each_said_once(&error);
+                tracing::error!(error = reason, "the certificate is not read: the old one stays");
+            }
+        } else if host.settings.http.is_served() {
+            tracing::error!("[http] is new: restart the service to use it");
+        }
+        let host = Arc::new(host);
+        self.hosts.send_replace(Arc::clone(&host));
         self.ground = Arc::new(Ground { global: global.clone(), ledger: ledger.clone(), host });
         self.survey = None;
         self.changes += 1;
@@ -262,6 +304,12 @@ impl Daemon {
 /// Whether nobody walks a run any more: its process died, or gave it up when its server was away.
 fn is_abandoned(run: &GateRun, ledger: &Ledger) -> bool {
     !run.process.is_alive() || run.process == *ledger.process()
+}
+
+fn http_failure(error: &HttpError) -> Failure {
+    let text = causes::each_said_once(error);
+    let failure = Failure::new(TITLE, ExitCode::Usage, text);
+    failure.with_hint("[http] in the settings says where is listened, and with which certificate")
 }
 
 fn start_failure(error: &dyn std::error::Error) -> Failure {

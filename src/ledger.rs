@@ -1,5 +1,5 @@
 //! The host's own record, a small SQLite file: which jobs ran, which databases a restore set
-//! aside, which are still loading, and each gated migration, phase by phase.
+//! aside, which are still loading, each gated migration, phase by phase, and who has a token.
 //!
 //! Comes in: facts, times as parameters. Goes out: the same facts after a crash. Every call is
 //! durable when it returns. Several processes may hold the ledger open. It never holds a secret,
@@ -13,6 +13,7 @@ mod process;
 mod runs;
 #[cfg(test)]
 mod tests;
+mod tokens;
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -26,11 +27,12 @@ use sqlx::{ConnectOptions as _, Row as _};
 
 use crate::rules::audit::Actor;
 
-pub use audit::Happening;
+pub use audit::{Happening, OnBehalf};
 pub use databases::{Loading, LoadingDatabase, ReplacedDatabase, Replacement, ReplacementState};
 pub use jobs::{EndedAs, JobEnd, JobKind, JobOutcome, JobRun, JobRunId};
 pub use process::ProcessMark;
 pub use runs::{GateRun, JournalEntry, NewRun, RaisedFence};
+pub use tokens::Token;
 
 /// How long a writer waits for another process to end its own write.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -38,10 +40,11 @@ const BUSY_PAUSE: Duration = Duration::from_millis(20);
 
 /// Brings a ledger from version `index` to `index + 1`; each sets `user_version` itself. Only
 /// ever added to: ledgers of every version are out there.
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
     include_str!("ledger/schema-1.sql"),
     include_str!("ledger/schema-2.sql"),
     include_str!("ledger/schema-3.sql"),
+    include_str!("ledger/schema-4.sql"),
 ];
 
 /// Why the ledger does not do what it is asked.
@@ -110,6 +113,14 @@ pub enum LedgerError {
         action: &'static str,
         /// The marker.
         marker: String,
+        /// The ledger's file.
+        path: PathBuf,
+    },
+    /// A token that is not revoked has this name already.
+    #[error("add token {name} to ledger {path}: there is one of this name")]
+    NameTaken {
+        /// The name.
+        name: String,
         /// The ledger's file.
         path: PathBuf,
     },

@@ -9,8 +9,9 @@
 //!
 //! | level | rooms |
 //! |---|---|
-//! | L8 | `main`: argv → settings → tracing → dispatch; the only `exit` |
-//! | L7 | [`daemon`]: does what an operator would do by hand, by the verbs of [`cli`], when it is due |
+//! | L9 | `main`: argv → settings → tracing → dispatch; the only `exit` |
+//! | L8 | [`daemon`]: does what an operator would do by hand, by the verbs of [`cli`], when it is due |
+//! | L7 | [`http`]: shows what [`cli`] reports to whoever may see it, and hands what they ask for to the daemon |
 //! | L6 | [`cli`]: verbs, reports, hints, exit codes; the only place that prints |
 //! | L5 | [`jobs`]: snapshot, verify, restore, retain, migrate, written as procedures |
 //! | L4 | [`catalog`]: the manifests in the store are the catalog; [`fence`]: keeps writers out, and lets them in again |
@@ -92,5 +93,7 @@ pub mod fence;
 pub mod jobs;
 
 pub mod cli;
+
+pub mod http;
 
 pub mod daemon;

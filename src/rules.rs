@@ -1,5 +1,6 @@
 //! Decisions and the stored format: values in, values out; `now` is always a parameter.
 
+pub mod access;
 pub mod alembic;
 pub mod audit;
 pub mod causes;
@@ -20,4 +21,5 @@ pub mod signature;
 pub mod sql;
 pub mod table_name;
 pub mod template;
+pub mod token;
 pub mod wal;

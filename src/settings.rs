@@ -7,6 +7,7 @@
 mod connection;
 mod error;
 mod gate;
+mod http;
 mod layers;
 mod pgpass;
 mod repository;
@@ -37,6 +38,7 @@ pub use gate::{
     CheckKind, CheckSettings, Consistency, Deployment, FenceKind, FenceSettings, GateSettings, LocalCopy,
     MigrationRole, OnFailure, RehearsalCycle, SessionPolicy, Stamped,
 };
+pub use http::{HttpSettings, TlsFiles};
 pub use layers::{Environment, files};
 pub use repository::{
     Addressing, Checksum, LockMode, ObjectLock, RepositorySettings, S3Credentials, S3Settings,
@@ -67,6 +69,8 @@ pub struct Settings {
     pub gate: GateSettings,
     /// `[daemon]`
     pub daemon: DaemonSettings,
+    /// `[http]`
+    pub http: HttpSettings,
 }
 
 /// `[state]`
@@ -237,6 +241,7 @@ impl Settings {
         let retention = root.table("retention")?;
         let gate = root.table("gate")?;
         let daemon = root.table("daemon")?;
+        let http = root.table("http")?;
         root.finish()?;
 
         let cluster = ClusterSettings::read(cluster, environment)?;
@@ -254,6 +259,7 @@ impl Settings {
             cluster,
             gate,
             daemon: DaemonSettings::read(daemon)?,
+            http: HttpSettings::read(http)?,
         })
     }
 

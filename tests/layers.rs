@@ -10,8 +10,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 const LEVELS: &[(&str, u32)] = &[
-    ("main", 8),
-    ("daemon", 7),
+    ("main", 9),
+    ("daemon", 8),
+    ("http", 7),
     ("cli", 6),
     ("jobs", 5),
     ("catalog", 4),

@@ -73,6 +73,9 @@ fn advice_on(error: &(dyn Error + 'static)) -> Advice {
             "`belay init` makes the keys of a host; [keys] in the settings says where they are",
         );
     }
+    if let Some(LedgerError::NameTaken { .. }) = error.downcast_ref() {
+        return said(ExitCode::Refused, "choose another name, or free this one with `belay token revoke`");
+    }
     if error.is::<LedgerError>() {
         return said(
             ExitCode::Failed,

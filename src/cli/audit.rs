@@ -92,10 +92,12 @@ fn cells_of(row: &Row) -> [String; 6] {
     let actor = &event.actor;
     let caller =
         actor.sudo_user.as_ref().or(actor.ci.get("GITHUB_ACTOR")).or(actor.ci.get("GITLAB_USER_LOGIN"));
-    let who = match (actor.is_daemon, caller) {
-        (true, _) => "daemon".into(),
-        (false, Some(caller)) => format!("{caller} as {}", actor.user),
-        (false, None) => actor.user.clone(),
+    let who = match (&actor.token, actor.peer_uid, caller) {
+        _ if actor.is_daemon => "daemon".into(),
+        (Some(token), ..) => format!("token {token}"),
+        (None, Some(uid), _) => format!("user {uid} over the socket"),
+        (None, None, Some(caller)) => format!("{caller} as {}", actor.user),
+        (None, None, None) => actor.user.clone(),
     };
     let about: Vec<String> = event.database.into_iter().chain(event.subject).collect();
     [row.number.to_string(), time_text(event.at), who, event.action, about.join(" "), event.outcome]

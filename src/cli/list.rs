@@ -29,19 +29,27 @@ pub struct ListArgs {
 /// [`Failure`]; a snapshot that is not believed is a notice on standard error.
 pub async fn run(global: &Global, args: ListArgs) -> Result<Report, Failure> {
     let host = Host::open(&global.config).await?;
+    let database = args.database.as_deref().map(|name| host.database_name(name));
+    report(&host, database.as_deref()).await
+}
+
+/// The snapshots of `database`, by its name in PostgreSQL, or of all, oldest first.
+///
+/// # Errors
+/// [`Failure`]
+pub async fn report(host: &Host, database: Option<&str>) -> Result<Report, Failure> {
     let now = clock::now();
     let listing = host.catalog.list().await.map_err(Failure::of("list"))?;
     notice_rejected(&listing);
-    let expires = expiries_of(&host, &listing, now);
-    let database = args.database.as_deref().map(|name| host.database_name(name));
+    let expires = expiries_of(host, &listing, now);
     let entries: Vec<&Entry> = listing
         .entries
         .iter()
-        .filter(|entry| database.as_ref().is_none_or(|name| entry.manifest.database == *name))
+        .filter(|entry| database.is_none_or(|name| entry.manifest.database == *name))
         .collect();
-    if let Some(name) = args.database.filter(|_| entries.is_empty()) {
+    if let Some(name) = database.filter(|_| entries.is_empty()) {
         // Known and without a snapshot is an answer; unknown is a mistake.
-        host.database(&name).map_err(|failure| Failure { code: ExitCode::NotFound, ..failure })?;
+        host.database(name).map_err(|failure| Failure { code: ExitCode::NotFound, ..failure })?;
     }
     let rows: Vec<_> = entries.iter().map(|entry| row(entry, expires.get(&entry.manifest.id), now)).collect();
     let (left, right) = (Align::Left, Align::Right);

@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use nix::unistd::{Uid, User};
 
 use super::report::{ExitCode, Failure};
-use super::{Cli, Verb, init};
+use super::{Cli, Verb, init, token};
 use crate::postgres::session;
 use crate::settings::{self, Connection, DatabaseSettings, Environment, RepositoryUrl, Settings};
 
@@ -26,6 +26,8 @@ pub struct Inputs {
     pub offline_recipient: Option<age::x25519::Recipient>,
     /// Where the caller stood; a command of theirs runs there.
     pub directory: PathBuf,
+    /// The new file that `token add --out` names, and its path.
+    pub token_file: Option<(PathBuf, std::fs::File)>,
     /// How libpq's environment says to connect, for a verb without a settings file.
     pub by_environment: Option<DatabaseSettings>,
 }
@@ -60,6 +62,11 @@ fn read_inputs(cli: &Cli, settings: Option<&Settings>, now: DateTime<Utc>) -> Re
         let environment = Environment::of_process();
         let found = settings::database_by_environment(session::MAINTENANCE_DATABASE, &environment);
         inputs.by_environment = Some(found.map_err(Failure::of("read the environment"))?);
+    }
+    if let Verb::Token(token::TokenVerb::Add(args)) = &cli.verb
+        && let Some(path) = &args.out
+    {
+        inputs.token_file = Some((path.clone(), token::create_file(path)?));
     }
     if let Verb::Init(args) = &cli.verb
         && let Some(path) = &args.offline_identity

@@ -16,7 +16,6 @@ use crate::jobs::migrate::facts::{FailedRelease, Loss};
 use crate::jobs::migrate::{self, Resolution, Walked};
 use crate::ledger::{GateRun, Ledger};
 use crate::rules::gate::{Decision, Phase, Verdict};
-use crate::settings::Settings;
 
 /// Verbs about runs.
 #[derive(Debug, Subcommand)]
@@ -76,8 +75,11 @@ pub async fn run(global: &Global, verb: RunsVerb) -> Result<Report, Failure> {
     // What happened is told while the repository is away, too.
     let settings = load_settings(&global.config)?;
     match verb {
-        RunsVerb::List(args) => list(&settings, &ledger_of(&settings).await?, &args).await,
-        RunsVerb::Show(args) => show(&ledger_of(&settings).await?, &args).await,
+        RunsVerb::List(args) => {
+            let database = args.database.as_deref().map(|name| database_name(&settings, name));
+            list(&ledger_of(&settings).await?, database.as_deref(), args.limit, &|_| true).await
+        }
+        RunsVerb::Show(args) => Ok(shown(&find(&ledger_of(&settings).await?, &args.run).await?)),
         RunsVerb::Resolve(args) => {
             let host = Host::open(&global.config).await?;
             let ledger = host.ledger().await?;
@@ -86,9 +88,19 @@ pub async fn run(global: &Global, verb: RunsVerb) -> Result<Report, Failure> {
     }
 }
 
-async fn list(settings: &Settings, ledger: &Ledger, args: &ListArgs) -> Result<Report, Failure> {
-    let database = args.database.as_deref().map(|name| database_name(settings, name));
-    let runs = ledger.recent_runs(database.as_deref(), args.limit).await.map_err(Failure::of("list runs"))?;
+/// The runs begun last, of `database` by its name in PostgreSQL, or of all; those alone whose
+/// databases `may_be_seen`.
+///
+/// # Errors
+/// What the ledger says.
+pub async fn list(
+    ledger: &Ledger,
+    database: Option<&str>,
+    limit: u32,
+    may_be_seen: &(dyn Fn(&[&str]) -> bool + Sync),
+) -> Result<Report, Failure> {
+    let mut runs = ledger.recent_runs(database, limit).await.map_err(Failure::of("list runs"))?;
+    runs.retain(|run| may_be_seen(&run.databases.iter().map(String::as_str).collect::<Vec<_>>()));
     let row = |run: &GateRun| {
         let took = run.ended_at.and_then(|at| u64::try_from((at - run.started_at).num_milliseconds()).ok());
         [
@@ -123,14 +135,21 @@ async fn list(settings: &Settings, ledger: &Ledger, args: &ListArgs) -> Result<R
     Ok(Report::new("runs-list", text, &json!({ "runs": objects })))
 }
 
-async fn show(ledger: &Ledger, args: &ShowArgs) -> Result<Report, Failure> {
-    let id = if args.run == "latest" {
-        let newest = ledger.recent_runs(None, 1).await.map_err(Failure::of("find the run"))?;
-        newest.into_iter().next().map(|run| run.id).unwrap_or_default()
-    } else {
-        args.run.clone()
-    };
-    let told = RunReport::read(ledger, &id).await?;
+/// The run of this ID, or the one begun last for `latest`.
+///
+/// # Errors
+/// [`Failure`] with [`ExitCode::NotFound`], and what the ledger says.
+pub async fn find(ledger: &Ledger, run: &str) -> Result<RunReport, Failure> {
+    if run != "latest" {
+        return RunReport::read(ledger, run).await;
+    }
+    let newest = ledger.recent_runs(None, 1).await.map_err(Failure::of("find the run"))?;
+    let id = newest.into_iter().next().map(|run| run.id).unwrap_or_default();
+    RunReport::read(ledger, &id).await
+}
+
+/// Everything that is known of a run.
+pub fn shown(told: &RunReport) -> Report {
     let mut text = told.text();
     for entry in &told.journal {
         let unended = if entry.phase.is_terminal() { "" } else { "did not end" };
@@ -153,7 +172,7 @@ async fn show(ledger: &Ledger, args: &ShowArgs) -> Result<Report, Failure> {
         object.insert("journal".into(), journal.collect());
         object.insert("output".into(), told.run.output.clone().into());
     }
-    Ok(report)
+    report
 }
 
 /// Lets retention have the snapshots of a run again, unless an operator keeps them too.

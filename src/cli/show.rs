@@ -37,19 +37,44 @@ pub struct ShowArgs {
 /// [`Failure`]; an inventory that does not open is a notice on standard error.
 pub async fn run(global: &Global, args: ShowArgs) -> Result<Report, Failure> {
     let host = Host::open(&global.config).await?;
+    let database = args.database.as_deref().map(|name| host.database_name(name));
+    let tables = if args.tables { Tables::All } else { Tables::Largest };
+    report(&host, database.as_deref(), &args.snapshot, tables).await
+}
+
+/// Which tables of a snapshot are shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tables {
+    /// Every one.
+    All,
+    /// The largest.
+    Largest,
+    /// None: the snapshot is not opened.
+    Untold,
+}
+
+/// One snapshot, looked for among those of `database`, by its name in PostgreSQL, or of all.
+///
+/// # Errors
+/// [`Failure`]; an inventory that does not open is a notice on standard error.
+pub async fn report(
+    host: &Host,
+    database: Option<&str>,
+    snapshot: &Selector,
+    told: Tables,
+) -> Result<Report, Failure> {
     let listing = host.catalog.list().await.map_err(Failure::of("show"))?;
     notice_rejected(&listing);
-    let database = args.database.as_deref().map(|name| host.database_name(name));
-    let entry = listing.select(database.as_deref(), &args.snapshot).map_err(Failure::of("show"))?;
-    let expires_at = expiries_of(&host, &listing, clock::now()).remove(&entry.manifest.id);
-    let inventory = inventory_of(&host, entry).await;
+    let entry = listing.select(database, snapshot).map_err(Failure::of("show"))?;
+    let expires_at = expiries_of(host, &listing, clock::now()).remove(&entry.manifest.id);
+    let inventory = if told == Tables::Untold { None } else { inventory_of(host, entry).await };
     let mut tables: Vec<&TableRecord> = inventory.iter().flat_map(|inventory| &inventory.tables).collect();
     tables.sort_by_key(|table| std::cmp::Reverse((chunked_bytes(table), table.tally.rows)));
     let mut text = facts(entry, expires_at);
     text.push_str(&objects_text(&entry.manifest));
     text.push_str(&verifications_text(entry));
     if inventory.is_some() {
-        let shown = if args.tables { tables.len() } else { TABLES_SHOWN };
+        let shown = if told == Tables::All { tables.len() } else { TABLES_SHOWN };
         text.push_str(&tables_text(&tables, shown));
     }
     let mut body = json_body(entry, expires_at.as_ref());

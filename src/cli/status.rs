@@ -36,10 +36,28 @@ const RUNS_LOOKED_AT: u32 = 100;
 #[derive(Debug, Args)]
 pub struct StatusArgs {}
 
+/// How much is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope<'a> {
+    /// All that is known.
+    Everything,
+    /// What is about this database, by its name in PostgreSQL; of the host nothing.
+    Database(&'a str),
+}
+
+impl Scope<'_> {
+    fn covers(self, database: Option<&str>) -> bool {
+        match self {
+            Self::Everything => true,
+            Self::Database(own) => database == Some(own),
+        }
+    }
+}
+
 #[derive(Serialize)]
 struct Status {
     databases: Vec<DatabaseStatus>,
-    repository: String,
+    repository: Option<String>,
     repository_free_bytes: Option<u64>,
     identity_on_host: bool,
     not_believed: usize,
@@ -86,25 +104,45 @@ struct Newest {
 /// [`Failure`]
 pub async fn run(global: &Global, _args: StatusArgs) -> Result<Report, Failure> {
     let host = Host::open(&global.config).await?;
-    let (ledger, now) = (host.ledger().await?, clock::now());
+    report(&host, &host.ledger().await?, Scope::Everything).await
+}
+
+/// How everything within `scope` is; changes nothing.
+///
+/// # Errors
+/// [`Failure`]
+pub async fn report(host: &Host, ledger: &Ledger, scope: Scope<'_>) -> Result<Report, Failure> {
+    let now = clock::now();
     let listing = host.catalog.list().await.map_err(Failure::of("status"))?;
     notice_rejected(&listing);
     let mut databases = Vec::new();
-    let meant = meant(&host, &ledger).await;
-    for name in names(&meant, &listing) {
-        databases.push(status_of(&name, &host, &listing, &ledger, now).await?);
+    let meant = meant(host, ledger).await;
+    for name in names(&meant, &listing).iter().filter(|name| scope.covers(Some(name))) {
+        databases.push(status_of(name, host, &listing, ledger, now).await?);
     }
     let runs = ledger.recent_runs(None, RUNS_LOOKED_AT).await.map_err(Failure::of("status"))?;
+    let is_of_host = scope == Scope::Everything;
+    let of_scope = |run: &GateRun| run.databases.iter().all(|name| scope.covers(Some(name)));
+    let mut kept = databases_kept(ledger, &host.clusters()).await?;
+    kept.retain(|kept| scope.covers(Some(kept.of())));
+    let mut running = running(ledger).await?;
+    running.retain(|job| scope.covers(job.database()));
+    let mut scheduled = scheduled(&host.settings, &meant, &listing, ledger, now).await?;
+    scheduled.retain(|scheduled| scope.covers(scheduled.database()));
     let status = Status {
         databases,
-        repository: host.settings.repository.url.to_string(),
-        repository_free_bytes: host.repository_free_bytes(),
+        repository: is_of_host.then(|| host.settings.repository.url.to_string()),
+        repository_free_bytes: host.repository_free_bytes().filter(|_| is_of_host),
         identity_on_host: !host.keys.identities.is_empty(),
-        not_believed: listing.rejected.len(),
-        databases_kept: databases_kept(&ledger, &host.clusters()).await?,
-        running: running(&ledger).await?,
-        unfinished_runs: runs.into_iter().filter(is_unfinished).map(unfinished).collect(),
-        scheduled: scheduled(&host.settings, &meant, &listing, &ledger, now).await?,
+        not_believed: if is_of_host { listing.rejected.len() } else { 0 },
+        databases_kept: kept,
+        running,
+        unfinished_runs: runs
+            .into_iter()
+            .filter(|run| is_unfinished(run) && of_scope(run))
+            .map(unfinished)
+            .collect(),
+        scheduled,
         daemon_running: is_daemon_running(&host.settings),
     };
     Ok(Report::new("status", text(&status, now), &status))
@@ -190,7 +228,7 @@ fn text(status: &Status, now: DateTime<Utc>) -> String {
     }
     let free =
         status.repository_free_bytes.map(|bytes| format!(", {} free", bytes_text(bytes))).unwrap_or_default();
-    text.push_str(&format!("repository    {}{free}\n", status.repository));
+    text.extend(status.repository.iter().map(|url| format!("repository    {url}{free}\n")));
     if status.not_believed > 0 {
         text.push_str(&format!("not believed  {} snapshots; `belay list` says why\n", status.not_believed));
     }

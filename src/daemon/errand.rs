@@ -12,8 +12,10 @@ use crate::cli::host::Host;
 use crate::cli::report::{ExitCode, Failure};
 use crate::cli::verify::{Wanted, verify_wanted};
 use crate::cli::{Global, audit, retain, snapshot};
+use crate::http::Task;
 use crate::jobs::due::Work;
-use crate::ledger::{JobKind, Ledger};
+use crate::ledger::{JobKind, Ledger, OnBehalf};
+use crate::rules::manifest::Depth;
 use crate::settings::DatabaseSettings;
 
 /// What every errand is done with.
@@ -21,7 +23,7 @@ pub struct Ground {
     /// The options of the daemon's own command line.
     pub global: Global,
     /// The opened installation.
-    pub host: Host,
+    pub host: Arc<Host>,
     /// Its ledger.
     pub ledger: Ledger,
 }
@@ -37,13 +39,26 @@ pub enum Errand {
     Reload,
     /// Does scheduled work.
     Work(Work),
+    /// Does what was asked for over HTTP.
+    Ordered(Ordered),
+}
+
+/// Work that somebody wants now.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ordered {
+    /// The work.
+    pub work: Work,
+    /// More of it.
+    pub task: Task,
+    /// Who wants it.
+    pub by: OnBehalf,
 }
 
 impl Errand {
-    /// The scheduled work, if it is that.
+    /// The work, if it is scheduled or ordered work.
     pub fn work(&self) -> Option<&Work> {
         match self {
-            Self::Work(work) => Some(work),
+            Self::Work(work) | Self::Ordered(Ordered { work, .. }) => Some(work),
             _ => None,
         }
     }
@@ -55,6 +70,7 @@ impl fmt::Display for Errand {
             Self::Survey { .. } => f.write_str("reading the catalog"),
             Self::Resume => f.write_str("resuming migrations"),
             Self::Reload => f.write_str("reading the settings"),
+            Self::Ordered(Ordered { work, by, .. }) => write!(f, "{} for {by}", Self::Work(work.clone())),
             Self::Work(Work { kind, database: Some(database) }) => write!(f, "{} {database}", kind.as_str()),
             Self::Work(Work { kind, database: None }) => f.write_str(kind.as_str()),
         }
@@ -112,6 +128,12 @@ async fn run(ground: Arc<Ground>, errand: Errand) -> Done {
             Box::pin(work_on(&ground, &work)).await?;
             Ok(Outcome::Finished)
         }
+        Errand::Ordered(ordered) => {
+            let ledger = ground.ledger.clone().on_behalf_of(&ordered.by);
+            let (global, host) = (ground.global.clone(), Arc::clone(&ground.host));
+            Box::pin(carry_out(&Ground { global, host, ledger }, &ordered)).await?;
+            Ok(Outcome::Finished)
+        }
     }
 }
 
@@ -129,21 +151,10 @@ async fn survey(ground: &Ground, change: u64) -> Result<Survey, Failure> {
 async fn work_on(ground: &Ground, work: &Work) -> Result<(), Failure> {
     let Ground { global, host, ledger } = ground;
     match (work.kind, &work.database) {
-        (JobKind::Snapshot, Some(name)) => {
-            let taken = snapshot::take_one(global, host, ledger, &host.database(name)?).await?;
-            let manifest = &taken.manifest;
-            tracing::info!(
-                job = "snapshot",
-                database = %name,
-                backup_id = %manifest.id,
-                rows = manifest.rows,
-                new_stored_bytes = taken.new_stored_bytes,
-                elapsed_ms = taken.elapsed_ms,
-                "taken"
-            );
-            taken.notes.iter().for_each(|note| tracing::warn!(database = %name, note, "left out"));
+        (JobKind::Snapshot, Some(name)) => take_snapshot(ground, name).await?,
+        (JobKind::Verify, Some(name)) => {
+            verify(ground, name, &Selector::Latest, host.settings.verify.depth).await?;
         }
-        (JobKind::Verify, Some(name)) => verify(ground, name).await?,
         (JobKind::Retain, _) => {
             let retained = retain::carry_out(global, host, ledger).await?;
             tracing::info!(
@@ -158,15 +169,37 @@ async fn work_on(ground: &Ground, work: &Work) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn verify(ground: &Ground, name: &str) -> Result<(), Failure> {
+async fn carry_out(ground: &Ground, ordered: &Ordered) -> Result<(), Failure> {
+    let Some(name) = &ordered.work.database else { return Ok(()) };
+    match &ordered.task {
+        Task::Snapshot => take_snapshot(ground, name).await,
+        Task::Verify { snapshot, depth } => {
+            verify(ground, name, &Selector::Id(snapshot.clone()), *depth).await
+        }
+    }
+}
+
+async fn take_snapshot(ground: &Ground, name: &str) -> Result<(), Failure> {
+    let Ground { global, host, ledger } = ground;
+    let taken = snapshot::take_one(global, host, ledger, &host.database(name)?).await?;
+    let manifest = &taken.manifest;
+    tracing::info!(
+        job = "snapshot",
+        database = %name,
+        backup_id = %manifest.id,
+        rows = manifest.rows,
+        new_stored_bytes = taken.new_stored_bytes,
+        elapsed_ms = taken.elapsed_ms,
+        "taken"
+    );
+    taken.notes.iter().for_each(|note| tracing::warn!(database = %name, note, "left out"));
+    Ok(())
+}
+
+async fn verify(ground: &Ground, name: &str, snapshot: &Selector, depth: Depth) -> Result<(), Failure> {
     let Ground { global, host, ledger } = ground;
     let opener = host.opener();
-    let wanted = Wanted {
-        database: Some(name),
-        snapshot: &Selector::Latest,
-        depth: host.settings.verify.depth,
-        opener: opener.as_ref(),
-    };
+    let wanted = Wanted { database: Some(name), snapshot, depth, opener: opener.as_ref() };
     let verified = verify_wanted(global, host, ledger, &wanted).await?;
     let record = &verified.record;
     let (depth, elapsed_ms) = (record.depth.as_str(), record.elapsed_ms);

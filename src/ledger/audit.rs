@@ -44,6 +44,24 @@ pub struct Happening<'a> {
     pub detail: Map<String, Value>,
 }
 
+/// Whom the daemon acts for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum OnBehalf {
+    /// The holder of the token of this name.
+    Token(String),
+    /// A user of this host, by user ID.
+    Peer(u32),
+}
+
+impl std::fmt::Display for OnBehalf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Token(name) => write!(f, "token {name}"),
+            Self::Peer(uid) => write!(f, "user {uid}"),
+        }
+    }
+}
+
 /// Who this process acts for.
 pub(super) fn actor_of_process() -> Actor {
     let uid = nix::unistd::Uid::effective();
@@ -57,6 +75,8 @@ pub(super) fn actor_of_process() -> Actor {
         login_uid: login.and_then(|text| text.trim().parse().ok()).filter(|uid| *uid != NO_LOGIN),
         sudo_user: told("SUDO_USER"),
         is_daemon: false,
+        token: None,
+        peer_uid: None,
         ci: ci.collect(),
     }
 }
@@ -66,6 +86,17 @@ impl Ledger {
     #[must_use]
     pub fn for_daemon(mut self) -> Self {
         self.actor.is_daemon = true;
+        self
+    }
+
+    /// The same ledger, whose audit log says that somebody had it done over HTTP.
+    #[must_use]
+    pub fn on_behalf_of(mut self, caller: &OnBehalf) -> Self {
+        self.actor.is_daemon = false;
+        (self.actor.token, self.actor.peer_uid) = match caller {
+            OnBehalf::Token(name) => (Some(name.clone()), None),
+            OnBehalf::Peer(uid) => (None, Some(*uid)),
+        };
         self
     }
 

@@ -37,7 +37,7 @@ pub struct Event {
 }
 
 /// Who acts.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Actor {
     /// The system user that Belay runs as.
     pub user: String,
@@ -50,6 +50,12 @@ pub struct Actor {
     /// Whether the daemon acts on schedule.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_daemon: bool,
+    /// The name of the token with which the daemon was asked over HTTP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
+    /// The user ID of the process that asked the daemon over its socket without a token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer_uid: Option<u32>,
     /// What a CI system says of who and what called, by its own names.
     #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
     pub ci: std::collections::BTreeMap<String, String>,

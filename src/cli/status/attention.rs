@@ -114,6 +114,10 @@ pub(super) struct Running {
 }
 
 impl Running {
+    pub(super) fn database(&self) -> Option<&str> {
+        self.database.as_deref()
+    }
+
     pub(super) fn line(&self, now: DateTime<Utc>) -> String {
         let database = self.database.as_deref().map(|name| format!(" {name}")).unwrap_or_default();
         let age = age_text(now - self.since);
@@ -145,6 +149,10 @@ pub(super) struct Kept {
 }
 
 impl Kept {
+    pub(super) fn of(&self) -> &str {
+        &self.of
+    }
+
     pub(super) fn line(&self) -> String {
         let Self { name, of, until, called } = self;
         match called {

@@ -26,6 +26,13 @@ pub struct Scheduled {
     failures: u32,
 }
 
+impl Scheduled {
+    /// The database that it is about, if it is about one.
+    pub fn database(&self) -> Option<&str> {
+        self.database.as_deref()
+    }
+}
+
 /// Everything that is scheduled.
 ///
 /// # Errors

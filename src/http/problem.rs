@@ -1,0 +1,138 @@
+//! What went wrong with a request, in one shape, and what is read from requests with it.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
+use axum::extract::{FromRequest, FromRequestParts};
+use axum::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::caller::Caller;
+use crate::cli::report::{ExitCode, Failure};
+use crate::rules::access::Role;
+
+/// Why a request was not done.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Problem {
+    /// Always `belay.problem.v1`.
+    #[schema(examples("belay.problem.v1"))]
+    schema: &'static str,
+    /// What is wrong.
+    error: String,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<String>,
+    #[serde(skip)]
+    status: StatusCode,
+    #[serde(skip)]
+    retry_after: Option<Duration>,
+}
+
+impl Problem {
+    /// A problem that its words explain.
+    pub fn new(status: StatusCode, error: impl Into<String>) -> Self {
+        let (error, schema) = (error.into(), "belay.problem.v1");
+        Self { schema, error, hint: None, status, retry_after: None }
+    }
+
+    /// The same problem with a hint.
+    #[must_use]
+    pub fn with_hint(self, hint: impl Into<String>) -> Self {
+        Self { hint: Some(hint.into()), ..self }
+    }
+
+    /// The same problem, which is over after a while.
+    #[must_use]
+    pub fn passing_after(self, wait: Duration) -> Self {
+        Self { retry_after: Some(wait), ..self }
+    }
+
+    /// Nobody, or nobody that is known, or not any more: which one it is, is not told.
+    pub fn unauthorized() -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "a valid token is needed")
+            .with_hint("send `Authorization: Bearer TOKEN`; `belay token add` on the host makes one")
+    }
+
+    /// Somebody who may not.
+    pub fn forbidden(reason: String) -> Self {
+        Self::new(StatusCode::FORBIDDEN, reason)
+    }
+
+    /// Somebody who failed too often.
+    pub fn too_many_tries(wait: Duration) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "too many failed tries from here").passing_after(wait)
+    }
+
+    /// What the daemon could not do; whoever is no operator learns no more than that.
+    pub fn of(failure: &Failure, caller: &Caller) -> Self {
+        let status = match failure.code {
+            ExitCode::NotFound => StatusCode::NOT_FOUND,
+            ExitCode::Busy | ExitCode::Refused => StatusCode::CONFLICT,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        if status.is_server_error() {
+            tracing::error!(action = failure.action, error = failure.chain(), "a request is not done");
+        }
+        if caller.role == Role::Operator {
+            let problem = Self::new(status, format!("{}: {}", failure.action, failure.chain()));
+            return Self { hint: failure.hint.clone(), ..problem };
+        }
+        match status {
+            StatusCode::NOT_FOUND => Self::new(status, "there is no such thing"),
+            StatusCode::CONFLICT => Self::new(status, "something else is being done there"),
+            _ => Self::new(status, "the daemon could not do it").with_hint("its log on the host says why"),
+        }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let (status, retry_after) = (self.status, self.retry_after);
+        let mut response = (status, Json(self)).into_response();
+        let headers = response.headers_mut();
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"belay\""));
+        }
+        if let Some(wait) = retry_after {
+            headers.insert(RETRY_AFTER, HeaderValue::from(wait.as_secs() + 1));
+        }
+        response
+    }
+}
+
+impl From<JsonRejection> for Problem {
+    fn from(rejection: JsonRejection) -> Self {
+        Self::new(rejection.status(), rejection.body_text())
+    }
+}
+
+impl From<QueryRejection> for Problem {
+    fn from(rejection: QueryRejection) -> Self {
+        Self::new(rejection.status(), rejection.body_text())
+    }
+}
+
+impl From<PathRejection> for Problem {
+    fn from(rejection: PathRejection) -> Self {
+        Self::new(rejection.status(), rejection.body_text())
+    }
+}
+
+/// The JSON of a request.
+#[derive(FromRequest)]
+#[from_request(via(axum::Json), rejection(Problem))]
+pub struct Body<T>(pub T);
+
+/// What stands behind the `?`.
+#[derive(FromRequestParts)]
+#[from_request(via(axum::extract::Query), rejection(Problem))]
+pub struct Params<T>(pub T);
+
+/// What stands in the path.
+#[derive(FromRequestParts)]
+#[from_request(via(axum::extract::Path), rejection(Problem))]
+pub struct InPath<T>(pub T);
