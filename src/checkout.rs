@@ -9,7 +9,9 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::rules::alembic::{History, HistoryError, Intent, RevisionError, parse_revision};
+use crate::rules::alembic::{History, HistoryError, Intent, Revision, RevisionError, parse_revision};
+use crate::rules::api::{Script, Scripts};
+use crate::rules::causes::in_a_sentence;
 
 mod options;
 #[cfg(test)]
@@ -124,6 +126,39 @@ impl Checkout {
         let revisions =
             history.map_err(|source| CheckoutError::History { path: options.path().into(), source })?;
         Ok(Some(Self { revisions, files: found }))
+    }
+}
+
+impl Checkout {
+    /// What a runner has read of its own checkout.
+    ///
+    /// # Errors
+    /// Why it could not be read, as a sentence.
+    pub fn of_runner(scripts: &Scripts) -> Result<Option<Self>, String> {
+        let history = match scripts {
+            Scripts::Unreadable(why) => return Err(why.clone()),
+            scripts => scripts.history().map_err(|error| error.to_string())?,
+        };
+        let Scripts::Read(all) = scripts else { return Ok(None) };
+        let file = |script: &Script| Some((script.revision.id.clone(), PathBuf::from(script.file.clone()?)));
+        Ok(history.map(|revisions| Self { revisions, files: all.iter().filter_map(file).collect() }))
+    }
+
+    /// What a gate elsewhere needs of the scripts that the command `words`, run in `directory`,
+    /// would load; `alembic_config` as in [`Checkout::read`].
+    pub fn for_gate(directory: &Path, words: &[String], alembic_config: Option<&str>) -> Scripts {
+        let Some(intent) = Intent::of(words) else { return Scripts::None };
+        let checkout = match Self::read(directory, &intent, alembic_config) {
+            Ok(Some(checkout)) => checkout,
+            Ok(None) => return Scripts::None,
+            Err(error) => return Scripts::Unreadable(in_a_sentence(&error)),
+        };
+        let script = |revision: &Revision| Script {
+            file: checkout.files.get(&revision.id).map(|path| path.display().to_string()),
+            // What breaks is told by itself, and the rest may be long.
+            revision: Revision { doc: String::new(), ..revision.clone() },
+        };
+        Scripts::Read(checkout.revisions.revisions().map(script).collect())
     }
 }
 

@@ -82,6 +82,12 @@ pub enum JobError {
     /// Somebody else's program.
     #[error(transparent)]
     Command(#[from] CommandError),
+    /// The process that waits for the end of a command is told to stop; a later one waits on.
+    #[error("wait for the command of run {run}: it runs on another machine, and belay is told to stop")]
+    RunsElsewhere {
+        /// The run.
+        run: String,
+    },
     /// Our own disk.
     #[error("{action} {}", path.display())]
     Disk {

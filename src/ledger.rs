@@ -8,6 +8,7 @@
 mod audit;
 mod databases;
 mod jobs;
+mod leases;
 pub mod lock;
 mod process;
 mod runs;
@@ -30,6 +31,7 @@ use crate::rules::audit::Actor;
 pub use audit::{Happening, OnBehalf};
 pub use databases::{Loading, LoadingDatabase, ReplacedDatabase, Replacement, ReplacementState};
 pub use jobs::{EndedAs, JobEnd, JobKind, JobOutcome, JobRun, JobRunId};
+pub use leases::LeaseRecord;
 pub use process::ProcessMark;
 pub use runs::{GateRun, JournalEntry, NewRun, RaisedFence};
 pub use tokens::Token;
@@ -40,11 +42,12 @@ const BUSY_PAUSE: Duration = Duration::from_millis(20);
 
 /// Brings a ledger from version `index` to `index + 1`; each sets `user_version` itself. Only
 /// ever added to: ledgers of every version are out there.
-const MIGRATIONS: [&str; 4] = [
+const MIGRATIONS: [&str; 5] = [
     include_str!("ledger/schema-1.sql"),
     include_str!("ledger/schema-2.sql"),
     include_str!("ledger/schema-3.sql"),
     include_str!("ledger/schema-4.sql"),
+    include_str!("ledger/schema-5.sql"),
 ];
 
 /// Why the ledger does not do what it is asked.

@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod alembic;
+pub mod api;
 pub mod audit;
 pub mod causes;
 pub mod ci;
@@ -12,6 +13,7 @@ pub mod freshness;
 pub mod gate;
 pub mod globals;
 pub mod layout;
+pub mod lease;
 pub mod manifest;
 pub mod mask;
 pub mod proof;

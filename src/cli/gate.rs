@@ -1,15 +1,19 @@
 //! What the verbs of the gate share: the means of a run, and runs whose process died.
 
+pub mod elsewhere;
+
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use self::elsewhere::{Next, who_goes_on};
 use super::host::Host;
 use super::progress::shown_in_lines;
 use super::report::{ExitCode, Failure, print_notice};
 use super::{Global, audit, clock};
 use crate::jobs::Progress;
 use crate::jobs::migrate::facts::Facts;
+use crate::jobs::migrate::runner::{RemoteRunner, Runner};
 use crate::jobs::migrate::{self, Means, Walked};
 use crate::ledger::lock::{LockError, LockName, StateLock};
 use crate::ledger::{GateRun, Ledger};
@@ -50,12 +54,25 @@ impl<'a> Ground<'a> {
         })
     }
 
-    /// The means, with whoever hears of phases and output.
+    /// The means of a run whose command we run, with whoever hears of phases and output.
     ///
     /// # Errors
     /// [`Failure`] when this host has no signing key.
     pub fn means<'s>(
         &'s self,
+        on_phase: &'s (dyn Fn(Phase) + Sync),
+        on_output: &'s (dyn Fn(&[u8]) + Sync),
+    ) -> Result<Means<'s>, Failure> {
+        self.means_of(Runner::Here, on_phase, on_output)
+    }
+
+    /// As [`Ground::means`], for a command that `runner` runs.
+    ///
+    /// # Errors
+    /// As [`Ground::means`].
+    pub fn means_of<'s>(
+        &'s self,
+        runner: Runner<'s>,
         on_phase: &'s (dyn Fn(Phase) + Sync),
         on_output: &'s (dyn Fn(&[u8]) + Sync),
     ) -> Result<Means<'s>, Failure> {
@@ -70,6 +87,7 @@ impl<'a> Ground<'a> {
             ledger: self.ledger,
             databases: &self.databases,
             gate: &self.host.settings.gate,
+            runner,
             bin_directory: self.host.settings.cluster.bin_directory.as_deref(),
             path: &self.host.path,
             scratch_directory: &self.scratch_directory,
@@ -116,13 +134,30 @@ pub async fn resume_open_runs(global: &Global, host: &Host, ledger: &Ledger) -> 
     // One of our own is one that we gave up when its server was away: its lock tells if we walk it.
     let is_abandoned = |run: &&GateRun| !run.process.is_alive() || run.process == *ledger.process();
     for run in open.iter().filter(is_abandoned) {
+        let runner = match who_goes_on(host, ledger, run).await? {
+            Next::Anybody(runner) => runner,
+            Next::Daemon => continue,
+            Next::LaterAt(at) => {
+                print_notice(&format!(
+                    "run {} of {} waits for its runner and for the daemon: start that, or run this again after {}",
+                    run.id,
+                    run.named_databases(),
+                    at.format("%H:%M:%SZ")
+                ));
+                continue;
+            }
+        };
+        let locks = RunLocks::take(host, &run.databases);
+        if matches!(locks, Err(LockError::Busy { .. })) && run.process == *ledger.process() {
+            continue;
+        }
         print_notice(&format!(
             "run {} of {} stopped while {}: going on with it",
             run.id,
             run.named_databases(),
             run.position.phase
         ));
-        match resume_one(global, host, ledger, run).await {
+        match resume_one(global, host, ledger, (run, runner.as_ref()), locks).await {
             Ok(Walked::Ended(position)) => {
                 let ended = GateRun { position, ..run.clone() };
                 audit::note_run(ledger, "migrate", &ended).await?;
@@ -139,11 +174,17 @@ pub async fn resume_open_runs(global: &Global, host: &Host, ledger: &Ledger) -> 
     Ok(())
 }
 
-async fn resume_one(global: &Global, host: &Host, ledger: &Ledger, run: &GateRun) -> Result<Walked, Failure> {
+async fn resume_one(
+    global: &Global,
+    host: &Host,
+    ledger: &Ledger,
+    (run, runner): (&GateRun, Option<&RemoteRunner>),
+    locks: Result<RunLocks, LockError>,
+) -> Result<Walked, Failure> {
     let title = format!("go on with run {}", run.id);
-    let _locks = RunLocks::take(host, &run.databases).map_err(Failure::of(&title))?;
+    let _locks = locks.map_err(Failure::of(&title))?;
     let ground = Ground::new(host, ledger, databases_of(host, run)?)?;
-    let means = ground.means(&|_| {}, &|_| {})?;
+    let means = ground.means_of(runner.map_or(Runner::Here, Runner::Elsewhere), &|_| {}, &|_| {})?;
     let work = Box::pin(migrate::resume(&means, run, clock::now));
     shown_in_lines(global, &title, &ground.progress, work).await.map_err(Failure::of(&title))
 }

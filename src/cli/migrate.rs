@@ -17,7 +17,7 @@ use super::report::{ExitCode, Failure, Report, print_notice};
 use super::{Global, audit, clock};
 use crate::jobs::JobError;
 use crate::jobs::migrate::facts::Rehearsal;
-use crate::jobs::migrate::{self, Request, Stop, Walked};
+use crate::jobs::migrate::{self, Request, ScriptsOf, Stop, Walked};
 use crate::jobs::restore::recover;
 use crate::ledger::Ledger;
 use crate::rules::gate::Phase;
@@ -147,6 +147,6 @@ fn request(args: &MigrateArgs, inputs: &Inputs, host: &Host) -> Request {
         rehearsal,
         allows_breaking: args.allow_breaking,
         own_options: settings::variable("PGOPTIONS"),
-        alembic_config: settings::variable("ALEMBIC_CONFIG"),
+        scripts: ScriptsOf::Directory { alembic_config: settings::variable("ALEMBIC_CONFIG") },
     }
 }

@@ -13,7 +13,8 @@ use self::attention::{
     FailedSnapshot, JOBS_LOOKED_AT, Kept, LastFailure, Running, databases_kept, failed_lines,
     failed_snapshots, last_failure, running,
 };
-use self::scheduled::{Scheduled, is_daemon_running, scheduled};
+pub use self::scheduled::is_daemon_running;
+use self::scheduled::{Scheduled, scheduled};
 use super::host::Host;
 use super::list::notice_rejected;
 use super::report::{Failure, Report, age_text, bytes_text, duration_text, print_notice};

@@ -19,6 +19,7 @@ mod member;
 mod preflight;
 mod rehearse;
 mod run;
+pub mod runner;
 mod sessions;
 mod stray;
 mod undo;
@@ -33,11 +34,13 @@ use ed25519_dalek::SigningKey;
 use tokio::sync::watch;
 
 use self::facts::{Facts, FailedRelease, Loss, Rehearsal, RunFacts};
+use self::runner::Runner;
 use self::walk::Walk;
 use super::{JobError, Progress, Stopwatch};
 use crate::catalog::Catalog;
 use crate::keys::ChunkKey;
 use crate::ledger::{GateRun, Ledger, NewRun};
+use crate::rules::api::Scripts;
 use crate::rules::gate::{self, Decision, Order, Phase, Position, Verdict};
 use crate::seal::{Opener, Sealer};
 use crate::settings::{Consistency, DatabaseSettings, GateSettings};
@@ -64,6 +67,8 @@ pub struct Means<'a> {
     pub databases: &'a [DatabaseSettings],
     /// How migrations are fenced and judged.
     pub gate: &'a GateSettings,
+    /// Who runs the command.
+    pub runner: Runner<'a>,
     /// Where PostgreSQL's programs are looked for first.
     pub bin_directory: Option<&'a Path>,
     /// The search path for programs.
@@ -87,7 +92,7 @@ pub struct Request {
     pub id: String,
     /// The command's words.
     pub words: Vec<String>,
-    /// Where it runs.
+    /// Where it runs; of a command that runs elsewhere, where the commands of checks run.
     pub directory: PathBuf,
     /// Whether it is tried on a scratch copy first.
     pub rehearsal: Rehearsal,
@@ -95,8 +100,20 @@ pub struct Request {
     pub allows_breaking: bool,
     /// libpq options of the caller's environment, which the command keeps.
     pub own_options: Option<String>,
-    /// `ALEMBIC_CONFIG` of the caller's environment.
-    pub alembic_config: Option<String>,
+    /// The migration scripts.
+    pub scripts: ScriptsOf,
+}
+
+/// Where the migration scripts of a command are.
+#[derive(Debug, Clone)]
+pub enum ScriptsOf {
+    /// In the directory of the command; with `ALEMBIC_CONFIG` of the caller's environment.
+    Directory {
+        /// It.
+        alembic_config: Option<String>,
+    },
+    /// On the machine of the runner, which read them.
+    Runner(Scripts),
 }
 
 impl<'a> Means<'a> {
@@ -168,7 +185,7 @@ pub async fn resume(
     run: &GateRun,
     clock: fn() -> DateTime<Utc>,
 ) -> Result<Walked, JobError> {
-    walk_on(means, run, read_facts(run)?, gate::resume(run.position), clock).await
+    walk_on(means, run, read_facts(run)?, gate::resume(run.position, means.runner.place()), clock).await
 }
 
 /// Carries out what an operator decides about a held run.
@@ -212,9 +229,12 @@ async fn walk_on(
         rehearsal: facts.run.rehearsal,
         allows_breaking: true,
         own_options: None,
-        alembic_config: None,
+        scripts: ScriptsOf::Directory { alembic_config: None },
     };
-    let (_, stop) = watch::channel(None);
+    let stop = match means.runner {
+        Runner::Here => watch::channel(None).1,
+        Runner::Elsewhere(runner) => runner.stop(),
+    };
     Walk::new(means, request, facts, position, stop, clock).walk_to_the_end().await
 }
 

@@ -57,7 +57,7 @@ async fn ledger_files_are_private_and_writes_are_durable() {
         let mode = entry.metadata().unwrap().permissions().mode() & 0o777;
         assert_eq!(mode, 0o600, "{:?}", entry.file_name());
     }
-    for (pragma, value) in [("PRAGMA synchronous", 2), ("PRAGMA foreign_keys", 1), ("PRAGMA user_version", 4)]
+    for (pragma, value) in [("PRAGMA synchronous", 2), ("PRAGMA foreign_keys", 1), ("PRAGMA user_version", 5)]
     {
         let found: i64 = sqlx::query_scalar(pragma).fetch_one(&ledger.pool).await.unwrap();
         assert_eq!(found, value, "{pragma}");
@@ -362,7 +362,7 @@ async fn a_ledger_of_the_first_version_learns_of_runs() {
     ledger.begin_job(JobKind::Snapshot, Some("app"), at(0)).await.unwrap();
     run(
         &ledger,
-        "DROP TABLE tokens; DROP TABLE audit; DROP TABLE gate_fences; DROP TABLE gate_phases; DROP TABLE gate_runs; PRAGMA user_version = 1",
+        "DROP TABLE gate_leases; DROP TABLE tokens; DROP TABLE audit; DROP TABLE gate_fences; DROP TABLE gate_phases; DROP TABLE gate_runs; PRAGMA user_version = 1",
     )
     .await;
     ledger.close().await;

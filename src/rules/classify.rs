@@ -27,6 +27,10 @@ pub enum Exit {
     Stopped,
     /// Belay died while it ran.
     Unseen,
+    /// It ran on another machine, which was not heard of for the length of its lease.
+    Lost,
+    /// It was to run on another machine, which never took the go.
+    Unclaimed,
 }
 
 impl Exit {
@@ -44,6 +48,8 @@ impl fmt::Display for Exit {
             Self::TimedOut => f.write_str("the command ran longer than it may, and was ended"),
             Self::Stopped => f.write_str("belay was told to stop, and ended the command"),
             Self::Unseen => f.write_str("belay died while the command ran"),
+            Self::Lost => f.write_str("the runner of the command was lost"),
+            Self::Unclaimed => f.write_str("no runner took the command up"),
         }
     }
 }

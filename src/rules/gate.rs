@@ -244,18 +244,28 @@ fn after(order: Order, phase: Phase) -> Option<Phase> {
     })
 }
 
+/// Where the command of a run runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Place {
+    /// Beside us: it does not outlive us.
+    Here,
+    /// On another machine, which tells how it ended.
+    Elsewhere,
+}
+
 /// Decides where a run goes on whose process died in `position`.
 ///
 /// What had not begun is not begun: nobody waits for its end any more. What may have begun is
-/// never begun again, but settled and classified. A restore is made anew, and whether a swap
-/// happened is asked of the cluster's catalog in its own phase.
-pub fn resume(position: Position) -> Position {
+/// never begun again, but settled and classified; where it runs elsewhere, its end is waited for
+/// first. A restore is made anew, and whether a swap happened is asked of the cluster's catalog in
+/// its own phase.
+pub fn resume(position: Position, place: Place) -> Position {
     let Position { phase, verdict } = position;
     let end = |phase| Position { phase, verdict: verdict.or(Some(Verdict::Abandoned)) };
     match phase {
         Phase::Requested | Phase::Preflight => end(Phase::Done),
         phase if phase.is_before_start() => end(Phase::Releasing),
-        Phase::Migrating => Position { phase: Phase::Settling, verdict },
+        Phase::Migrating if place == Place::Here => Position { phase: Phase::Settling, verdict },
         _ => position,
     }
 }

@@ -37,6 +37,8 @@ pub struct GateSettings {
     pub rehearse_cycle: RehearsalCycle,
     /// The migration's command is ended after it.
     pub timeout: Duration,
+    /// How long a runner on another machine may be silent.
+    pub lease: Duration,
     /// How long the backends of an ended migration are waited for.
     pub settle_timeout: Duration,
     /// How long each fence may take to be up.
@@ -161,6 +163,7 @@ impl GateSettings {
     /// `is_known` says of a name whether it is that of a database with a section.
     pub(super) fn read(mut table: Table, is_known: &dyn Fn(&str) -> bool) -> Result<Self, SettingsError> {
         let within = |text: &str| units::timeout_within(text, "1s", "7d");
+        let lease = |text: &str| units::timeout_within(text, "10s", "1h");
         let lock_timeout = |text: &str| units::timeout_within(text, "1ms", "1h");
         let settings = Self {
             consistency: table
@@ -174,6 +177,7 @@ impl GateSettings {
             rehearse: table.boolean("rehearse")?.unwrap_or(false),
             rehearse_cycle: rehearsal_cycle(&mut table)?,
             timeout: table.parsed("timeout", within)?.unwrap_or(Duration::from_secs(6 * 3600)),
+            lease: table.parsed("lease", lease)?.unwrap_or(Duration::from_secs(60)),
             settle_timeout: table.parsed("settle_timeout", within)?.unwrap_or(Duration::from_secs(60)),
             fence_timeout: table.parsed("fence_timeout", within)?.unwrap_or(Duration::from_secs(60)),
             lock_timeout: table.parsed("lock_timeout", lock_timeout)?.unwrap_or(Duration::from_secs(30)),

@@ -60,8 +60,7 @@ pub fn variables(
 ) -> Vec<(String, SecretString)> {
     let Some(first) = addresses.first() else { return Vec::new() };
     let mut all = of_libpq(&first.to);
-    all.push(("PGAPPNAME".into(), application_name(run)));
-    all.push(("PGOPTIONS".into(), session_options(gate, server_version_num, own_options)));
+    all.extend(marks(run, gate, server_version_num, own_options));
     all.push(("DATABASE_URL".into(), url(&first.to)));
     for Address { settings, to } in addresses {
         all.push((url_variable(&settings.key), url(to)));
@@ -77,6 +76,19 @@ pub fn variables(
         templates.filter_map(|(name, template)| Some((name.clone(), template.fill(in_templates)?))),
     );
     all.into_iter().map(|(name, value)| (name, SecretString::from(value))).collect()
+}
+
+/// The variables by which the sessions of `run` are known; nothing in them says where to connect.
+pub fn marks(
+    run: &str,
+    gate: &GateSettings,
+    server_version_num: u32,
+    own_options: Option<&str>,
+) -> [(String, String); 2] {
+    [
+        ("PGAPPNAME".into(), application_name(run)),
+        ("PGOPTIONS".into(), session_options(gate, server_version_num, own_options)),
+    ]
 }
 
 fn of_libpq(to: &Connection) -> Vec<(String, String)> {

@@ -9,7 +9,9 @@ use super::facts::{Identity, Pending, Rehearsal};
 use super::fingerprint::{rows_of, schemas_of, why_ambiguous};
 use super::member::Member;
 use super::run::Run;
+use super::runner::Runner;
 use super::walk::Walk;
+use super::{Request, ScriptsOf};
 use crate::checkout::Checkout;
 use crate::jobs::JobError;
 use crate::jobs::restore::plan;
@@ -31,14 +33,10 @@ impl Walk<'_> {
             self.run.facts.reasons.push(reason);
             return Ok(Outcome::Refused(Verdict::Refused));
         }
-        let mut session = self.run.maintenance_session().await?;
-        // Always in the same order, so that of two runs that share databases one has them all.
-        let names: BTreeSet<&str> = self.members.iter().map(|member| member.name()).collect();
-        for name in names {
-            if !session::try_work_under(&mut session, &format!("belay:gate:{name}")).await? {
-                self.run.facts.reasons.push(format!("another host runs a migration of {name}"));
-                return Ok(Outcome::Refused(Verdict::Busy));
-            }
+        let (mut session, taken) = self.lock_gates().await?;
+        if let Some(name) = taken {
+            self.run.facts.reasons.push(format!("another host runs a migration of {name}"));
+            return Ok(Outcome::Refused(Verdict::Busy));
         }
         let timeline = wal::timeline(&mut session).await?;
         for member in &mut self.members {
@@ -52,6 +50,19 @@ impl Walk<'_> {
         }
         self.run.lock = Some(session);
         Ok(Outcome::Passed)
+    }
+
+    /// A session with the locks of the gates, up to the first that somebody else has, which is named.
+    pub(super) async fn lock_gates(&self) -> Result<(PgConnection, Option<String>), JobError> {
+        let mut session = self.run.maintenance_session().await?;
+        // Always in the same order, so that of two runs that share databases one has them all.
+        let names: BTreeSet<&str> = self.members.iter().map(|member| member.name()).collect();
+        for name in names {
+            if !session::try_work_under(&mut session, &format!("belay:gate:{name}")).await? {
+                return Ok((session, Some(name.to_owned())));
+            }
+        }
+        Ok((session, None))
     }
 
     /// Why the databases cannot be those of one cluster, by how they are reached.
@@ -94,10 +105,12 @@ impl Walk<'_> {
         let mut reasons = Vec::new();
         let server = self.run.server().await?;
         reasons.extend(self.held_runs().await?);
-        let line = self.run.command_line(&[]);
-        reasons.extend(line.why_not_there());
-        if reasons.is_empty() {
-            line.program()?;
+        if let Runner::Here = self.run.means.runner {
+            let line = self.run.command_line(&[]);
+            reasons.extend(line.why_not_there());
+            if reasons.is_empty() {
+                line.program()?;
+            }
         }
         self.run.means.catalog.check_writer(self.run.means.signing)?;
         for member in &mut self.members {
@@ -220,16 +233,15 @@ impl Member<'_> {
             self.facts.expected = Some(Expected::Unknown("the command is not Alembic's".into()));
             return Ok(());
         };
-        let config = run.request.alembic_config.as_deref();
-        let checkout = match Checkout::read(&run.request.directory, &intent, config) {
+        let checkout = match read_checkout(&run.request, &intent) {
             Ok(Some(checkout)) => checkout,
             Ok(None) => {
                 self.facts.expected = Some(Expected::Unknown("there is no alembic.ini to read".into()));
                 return Ok(());
             }
-            Err(error) => {
+            Err(why) => {
                 // Alembic itself may read what we do not; then the rehearsal or the end tells.
-                self.facts.expected = Some(Expected::Unknown(in_a_sentence(&error)));
+                self.facts.expected = Some(Expected::Unknown(why));
                 return Ok(());
             }
         };
@@ -260,6 +272,17 @@ impl Member<'_> {
             ))
         };
         self.facts.pending.iter().filter_map(breaking).collect()
+    }
+}
+
+/// The scripts that the command would load, if there are any; else why that cannot be told.
+fn read_checkout(request: &Request, intent: &Intent) -> Result<Option<Checkout>, String> {
+    match &request.scripts {
+        ScriptsOf::Directory { alembic_config } => {
+            Checkout::read(&request.directory, intent, alembic_config.as_deref())
+                .map_err(|error| in_a_sentence(&error))
+        }
+        ScriptsOf::Runner(scripts) => Checkout::of_runner(scripts),
     }
 }
 

@@ -120,7 +120,10 @@ impl<'a> Walk<'a> {
         let mut stop = self.run.stop.clone();
         tokio::select! {
             done = self.act() => done,
-            verdict = stopped(&mut stop) => Ok(Outcome::Refused(verdict)),
+            verdict = stopped(&mut stop) => {
+                self.run.facts.reasons.extend(self.run.means.runner.why_stopped().await);
+                Ok(Outcome::Refused(verdict))
+            }
         }
     }
 
@@ -169,9 +172,10 @@ impl<'a> Walk<'a> {
     }
 
     /// Whether the run stands still until a later command walks on: the command may have started,
-    /// and the server cannot be asked.
+    /// and the server cannot be asked, or the command runs elsewhere and we are to end.
     fn is_suspended_by(&self, error: &JobError) -> bool {
-        !self.run.position.phase.is_before_start() && is_lost(error)
+        let is_elsewhere = matches!(error, JobError::RunsElsewhere { .. });
+        !self.run.position.phase.is_before_start() && (is_lost(error) || is_elsewhere)
     }
 
     /// What an error of a phase means for the run.

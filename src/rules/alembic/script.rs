@@ -5,6 +5,8 @@
 
 mod body;
 
+use serde::{Deserialize, Serialize};
+
 use super::python::{Statement, Token, statements};
 
 const ID: &str = "revision";
@@ -16,23 +18,30 @@ const LABELS: &str = "branch_labels";
 const BREAKING: &str = "BREAKING CHANGE:";
 
 /// A revision script, as far as the history of revisions needs it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Revision {
     /// `revision`
     pub id: String,
     /// `down_revision`: none for a base, several for a merge.
+    #[serde(default)]
     pub down: Vec<String>,
     /// `depends_on`: ids or labels.
+    #[serde(default)]
     pub depends_on: Vec<String>,
     /// `branch_labels`
+    #[serde(default)]
     pub labels: Vec<String>,
     /// The docstring without white space around it; empty if there is none.
+    #[serde(default)]
     pub doc: String,
     /// What the docstring says after `BREAKING CHANGE:` up to an empty line, in one line.
+    #[serde(default)]
     pub breaking: Option<String>,
     /// `upgrade()` plainly does nothing, as that of a merge.
+    #[serde(default)]
     pub upgrades_nothing: bool,
     /// `downgrade()` plainly does nothing.
+    #[serde(default)]
     pub downgrades_nothing: bool,
 }
 

@@ -37,7 +37,8 @@ fn unknown() -> Writes {
 /// Every combination of what evidence can say.
 fn all() -> Vec<Evidence> {
     let mut all = Vec::new();
-    for exit in [Exit::Status(0), Exit::Status(1), Exit::Signal(9), Exit::TimedOut, Exit::Unseen] {
+    for exit in [Exit::Status(0), Exit::Status(1), Exit::Signal(9), Exit::TimedOut, Exit::Unseen, Exit::Lost]
+    {
         for after in ["a", "b", "c"] {
             for expected in [
                 Expected::Revisions(revisions(&["a"])),

@@ -2,6 +2,8 @@
 
 use super::*;
 
+const PLACES: [Place; 2] = [Place::Here, Place::Elsewhere];
+
 fn outcomes() -> Vec<Outcome> {
     let mut all = vec![Outcome::Passed, Outcome::Stale, Outcome::Decided(Decision::Check)];
     for verdict in Verdict::ALL {
@@ -66,8 +68,21 @@ fn the_command_is_started_only_from_armed_and_never_again() {
         }
     }
     for position in positions() {
-        assert_ne!(resume(position).phase, Phase::Migrating);
-        assert!(position.phase.is_before_start() || !resume(position).phase.is_before_start());
+        assert_ne!(resume(position, Place::Here).phase, Phase::Migrating);
+        for place in PLACES {
+            assert!(position.phase.is_before_start() || !resume(position, place).phase.is_before_start());
+        }
+    }
+}
+
+#[test]
+fn the_end_of_a_command_elsewhere_is_waited_for() {
+    for position in positions() {
+        let resumed = resume(position, Place::Elsewhere);
+        assert_eq!(resumed.phase == Phase::Migrating, position.phase == Phase::Migrating);
+        if position.phase != Phase::Migrating {
+            assert_eq!(resumed, resume(position, Place::Here));
+        }
     }
 }
 
@@ -91,7 +106,10 @@ fn what_may_have_a_fence_ends_only_after_it_is_released_or_held() {
         }
     }
     for position in positions().filter(|position| position.phase > Phase::Preflight) {
-        assert!(position.phase == Phase::Done || resume(position).phase != Phase::Done, "{position:?}");
+        for place in PLACES {
+            let resumed = resume(position, place);
+            assert!(position.phase == Phase::Done || resumed.phase != Phase::Done, "{position:?}");
+        }
     }
 }
 
@@ -103,7 +121,7 @@ fn every_end_has_a_verdict() {
         }
     }
     for position in positions().filter(|position| position.phase.is_before_start()) {
-        assert!(resume(position).verdict.is_some());
+        assert!(PLACES.into_iter().all(|place| resume(position, place).verdict.is_some()));
     }
 }
 

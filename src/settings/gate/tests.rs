@@ -20,7 +20,7 @@ fn what_is_shown_as_a_default_is_the_default() {
     assert_eq!(gate.timeout, Duration::from_secs(6 * 3600));
     assert_eq!((gate.settle_timeout, gate.fence_timeout), (Duration::from_secs(60), Duration::from_secs(60)));
     assert_eq!(gate.lock_timeout, Duration::from_secs(30));
-    assert_eq!(gate.check_timeout, Duration::from_secs(300));
+    assert_eq!((gate.check_timeout, gate.lease), (Duration::from_secs(300), Duration::from_secs(60)));
     assert_eq!((gate.on_failure, gate.keep_failed), (OnFailure::Restore, TimeDelta::days(7)));
     assert_eq!(gate.version_table, "alembic_version".parse().unwrap());
     assert_eq!(gate.version_column, "version_num");
@@ -40,7 +40,7 @@ fn every_key_is_read() {
             "{SMALLEST}[gate]\nconsistency = 'checked'\nsessions = 'end'\nfresh_within = '1h'\n\
              verify_depth = 'stored'\nrehearse = true\nrehearse_cycle = 'up-down-up'\n\
              rehearse_down = ['alembic', 'downgrade', 'base']\ntimeout = '1h'\nsettle_timeout = '2s'\n\
-             fence_timeout = '3s'\nlock_timeout = '4s'\ncheck_timeout = '5s'\non_failure = 'hold'\nkeep_failed = '1d'\n\
+             fence_timeout = '3s'\nlock_timeout = '4s'\ncheck_timeout = '5s'\nlease = '10s'\non_failure = 'hold'\nkeep_failed = '1d'\n\
              version_table = 'ops.version'\nversion_column = 'rev'\nstamped = 'refuse'\n\
              allow_breaking = true\nrole = 'migrator'\nrole_password_file = '{}'\n\
              disposable_slots = ['s']\nlocal_copy = 'template'\n",
@@ -54,6 +54,7 @@ fn every_key_is_read() {
     assert_eq!((gate.rehearse, gate.rehearse_cycle), (true, RehearsalCycle::UpDownUp { down }));
     let timeouts =
         [gate.timeout, gate.settle_timeout, gate.fence_timeout, gate.lock_timeout, gate.check_timeout];
+    assert_eq!(gate.lease, Duration::from_secs(10));
     assert_eq!(timeouts, [3600, 2, 3, 4, 5].map(Duration::from_secs));
     assert_eq!((gate.on_failure, gate.keep_failed), (OnFailure::Hold, TimeDelta::days(1)));
     assert_eq!(gate.version_table, "ops.version".parse().unwrap());
