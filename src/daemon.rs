@@ -6,6 +6,7 @@
 //! is asked for over HTTP comes to the same loop, and is done under the same rules.
 
 mod errand;
+mod gates;
 mod orders;
 mod service;
 
@@ -21,15 +22,17 @@ use tokio::time::Instant;
 use tokio_cron_scheduler::{Job, JobScheduler};
 use tokio_util::sync::CancellationToken;
 
+use self::gates::Gates;
 use self::errand::{Done, Errand, Ground, Outcome, Survey};
 use crate::cli::host::Host;
 use crate::cli::report::{ExitCode, Failure, Report};
 use crate::cli::{Global, audit, clock};
+use crate::cli::gate::elsewhere::Opening;
 use crate::http::{HttpError, Office, Order, Server};
 use crate::jobs::due::{self, Work};
 use crate::jobs::migrate::Stop;
 use crate::ledger::lock::{LockName, StateLock};
-use crate::ledger::{GateRun, JobKind, Ledger};
+use crate::ledger::JobKind;
 use crate::rules::causes;
 use crate::rules::schedule::Due;
 
@@ -42,6 +45,8 @@ const SURVEY_AGE: Duration = Duration::from_secs(600);
 const ORDERS: usize = 16;
 /// How long work waits whose lock another process holds.
 const BUSY_PAUSE: Duration = Duration::from_secs(30);
+/// How long a run waits whose runner could not be waited for: it beats meanwhile, and is not heard.
+const GATE_PAUSE: Duration = Duration::from_secs(2);
 /// How long a survey waits that failed, and a migration that could not be gone on with.
 const FAILED_PAUSE: Duration = Duration::from_secs(60);
 
@@ -59,7 +64,15 @@ pub async fn serve(global: Global, stop: Stop) -> Result<Report, Failure> {
     let host = Arc::new(host);
     let (hosts, newest_host) = watch::channel(Arc::clone(&host));
     let (orderer, orders) = mpsc::channel(ORDERS);
-    let office = Office::new(newest_host, ledger.clone(), orderer.clone());
+    let gates = Arc::new(Gates::default());
+    let (opener, openings) = mpsc::channel(ORDERS);
+    let office = Office::new(
+        newest_host,
+        ledger.clone(),
+        orderer.clone(),
+        opener.clone(),
+        Arc::clone(&gates.runners),
+    );
     let http = &host.settings.http;
     let server = if http.is_served() {
         Some(Server::start(http, Arc::new(office)).await.map_err(|error| http_failure(&error))?)
@@ -67,10 +80,11 @@ pub async fn serve(global: Global, stop: Stop) -> Result<Report, Failure> {
         None
     };
     let daemon = Daemon {
-        ground: Arc::new(Ground { global, host, ledger }),
+        ground: Arc::new(Ground { global, host, ledger, gates }),
         hosts,
         orders,
-        _orderer: orderer,
+        openings,
+        _orderers: (orderer, opener),
         server,
         errands: JoinSet::new(),
         running: BTreeMap::new(),
@@ -88,8 +102,9 @@ struct Daemon {
     /// Tells the server of the installation by new settings.
     hosts: watch::Sender<Arc<Host>>,
     orders: mpsc::Receiver<Order>,
+    openings: mpsc::Receiver<Opening>,
     /// Orders do not end when there is nobody that gives any.
-    _orderer: mpsc::Sender<Order>,
+    _orderers: (mpsc::Sender<Order>, mpsc::Sender<Opening>),
     server: Option<Server>,
     errands: JoinSet<Done>,
     running: BTreeMap<Id, Errand>,
@@ -116,6 +131,7 @@ impl Daemon {
                 () = knock.notified() => {}
                 Some(ended) = self.errands.join_next_with_id() => self.note_end(ended)?,
                 Some(order) = self.orders.recv() => self.take(order),
+                Some(opening) = self.openings.recv() => self.open(opening),
                 _ = hangup.recv() => self.begin(Errand::Reload),
                 told = stop.wait_for(Option::is_some) => {
                     tracing::info!(told = told.is_ok(), "stopping");
@@ -137,6 +153,9 @@ impl Daemon {
         stop.mark_unchanged();
         // Whoever gives an order from here on is told that none are taken.
         self.orders.close();
+        self.openings.close();
+        // What has not begun is undone; what runs elsewhere runs on, and a later daemon waits for it.
+        self.ground.gates.runners.suspend().await;
         let grace = self.ground.host.settings.daemon.stop_grace;
         tokio::select! {
             () = async { while self.errands.join_next().await.is_some() {} } => {}
@@ -154,13 +173,7 @@ impl Daemon {
         if self.is_survey_wanted() {
             self.begin(Errand::Survey { change: self.changes });
         }
-        match self.ground.ledger.open_runs().await {
-            Ok(open) if open.iter().any(|run| is_abandoned(run, &self.ground.ledger)) => {
-                self.begin(Errand::Resume)
-            }
-            Ok(_) => {}
-            Err(error) => tracing::error!(error = %error, "the ledger does not answer"),
-        }
+        self.begin_abandoned().await;
         for work in self.work_due().await {
             if self.may_begin(&work) {
                 self.begin(Errand::Work(work));
@@ -239,13 +252,15 @@ impl Daemon {
     fn note_end(&mut self, ended: Result<(Id, Done), JoinError>) -> Result<(), Failure> {
         let (id, done) = ended.map_err(|error| start_failure(&error))?;
         let Some(errand) = self.running.remove(&id) else { return Ok(()) };
-        if let Errand::Work(_) | Errand::Ordered(_) | Errand::Resume = errand {
+        if let Errand::Work(_) | Errand::Ordered(_) | Errand::Resume | Errand::Gate(_) = errand {
             self.changes += 1;
             self.survey = None;
         }
-        if errand == Errand::Resume {
+        if let Errand::Resume | Errand::Gate(_) = errand {
             // What could not be gone on with now has its reasons: a lock, a server that is away.
-            self.not_before.insert(Errand::Resume, Instant::now() + FAILED_PAUSE);
+            let pause = if errand == Errand::Resume { FAILED_PAUSE } else { GATE_PAUSE };
+            self.not_before.retain(|_, at| *at > Instant::now());
+            self.not_before.insert(errand.clone(), Instant::now() + pause);
         }
         match done {
             Ok(Outcome::Surveyed(survey)) if survey.change == self.changes => self.survey = Some(survey),
@@ -271,7 +286,7 @@ impl Daemon {
     }
 
     fn take_over(&mut self, host: Host) {
-        let Ground { global, ledger, host: old } = &*self.ground;
+        let Ground { global, ledger, host: old, gates } = &*self.ground;
         if host.settings.state.directory != old.settings.state.directory {
             tracing::error!(
                 "the state directory has changed: restart the service to use it; the old settings stay"
@@ -288,7 +303,7 @@ impl Daemon {
         }
         let host = Arc::new(host);
         self.hosts.send_replace(Arc::clone(&host));
-        self.ground = Arc::new(Ground { global: global.clone(), ledger: ledger.clone(), host });
+        self.ground = Arc::new(Ground { global: global.clone(), ledger: ledger.clone(), host, gates: Arc::clone(gates) });
         self.survey = None;
         self.changes += 1;
         tracing::info!("the settings are read again");
@@ -299,11 +314,6 @@ impl Daemon {
         let working: Vec<String> = self.running.values().map(Errand::to_string).collect();
         if working.is_empty() { "nothing is due".into() } else { working.join(", ") }
     }
-}
-
-/// Whether nobody walks a run any more: its process died, or gave it up when its server was away.
-fn is_abandoned(run: &GateRun, ledger: &Ledger) -> bool {
-    !run.process.is_alive() || run.process == *ledger.process()
 }
 
 fn http_failure(error: &HttpError) -> Failure {

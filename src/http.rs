@@ -9,6 +9,8 @@
 mod caller;
 mod connection;
 mod document;
+mod events;
+mod gates;
 mod listen;
 mod office;
 mod orders;

@@ -28,7 +28,7 @@ use sqlx::{ConnectOptions as _, Row as _};
 
 use crate::rules::audit::Actor;
 
-pub use audit::{Happening, OnBehalf};
+pub use audit::{CI_VARIABLES, Happening, OnBehalf};
 pub use databases::{Loading, LoadingDatabase, ReplacedDatabase, Replacement, ReplacementState};
 pub use jobs::{EndedAs, JobEnd, JobKind, JobOutcome, JobRun, JobRunId};
 pub use leases::LeaseRecord;

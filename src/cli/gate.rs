@@ -92,7 +92,10 @@ impl<'a> Ground<'a> {
             path: &self.host.path,
             scratch_directory: &self.scratch_directory,
             verify_jobs: self.host.settings.verify.jobs,
-            progress: &self.progress,
+            progress: match runner {
+                Runner::Here => &self.progress,
+                Runner::Elsewhere(runner) => &runner.progress,
+            },
             on_phase,
             on_output,
         })

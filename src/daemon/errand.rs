@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::gates::{self, Gates};
 use crate::catalog::{Listing, Selector};
 use crate::cli::gate::resume_open_runs;
 use crate::cli::host::Host;
@@ -26,6 +27,8 @@ pub struct Ground {
     pub host: Arc<Host>,
     /// Its ledger.
     pub ledger: Ledger,
+    /// Gates for runners elsewhere.
+    pub gates: Arc<Gates>,
 }
 
 /// Something to do.
@@ -35,6 +38,8 @@ pub enum Errand {
     Survey { change: u64 },
     /// Goes on with gated migrations whose process died.
     Resume,
+    /// Walks a run whose command runs elsewhere, from its opening or from where a daemon stopped.
+    Gate(String),
     /// Opens the installation anew, by the settings as they are now.
     Reload,
     /// Does scheduled work.
@@ -69,6 +74,7 @@ impl fmt::Display for Errand {
         match self {
             Self::Survey { .. } => f.write_str("reading the catalog"),
             Self::Resume => f.write_str("resuming migrations"),
+            Self::Gate(run) => write!(f, "run {run}"),
             Self::Reload => f.write_str("reading the settings"),
             Self::Ordered(Ordered { work, by, .. }) => write!(f, "{} for {by}", Self::Work(work.clone())),
             Self::Work(Work { kind, database: Some(database) }) => write!(f, "{} {database}", kind.as_str()),
@@ -119,6 +125,10 @@ async fn run(ground: Arc<Ground>, errand: Errand) -> Done {
             Box::pin(resume_open_runs(&ground.global, &ground.host, &ground.ledger)).await?;
             Ok(Outcome::Finished)
         }
+        Errand::Gate(run) => {
+            Box::pin(gates::walk(&ground, &run)).await?;
+            Ok(Outcome::Finished)
+        }
         Errand::Reload => {
             let host = Box::pin(Host::open(&ground.global.config)).await?;
             audit::note_settings(&ground.ledger, &ground.global.config).await?;
@@ -131,7 +141,8 @@ async fn run(ground: Arc<Ground>, errand: Errand) -> Done {
         Errand::Ordered(ordered) => {
             let ledger = ground.ledger.clone().on_behalf_of(&ordered.by);
             let (global, host) = (ground.global.clone(), Arc::clone(&ground.host));
-            Box::pin(carry_out(&Ground { global, host, ledger }, &ordered)).await?;
+            let gates = Arc::clone(&ground.gates);
+            Box::pin(carry_out(&Ground { global, host, ledger, gates }, &ordered)).await?;
             Ok(Outcome::Finished)
         }
     }
@@ -149,7 +160,7 @@ async fn survey(ground: &Ground, change: u64) -> Result<Survey, Failure> {
 }
 
 async fn work_on(ground: &Ground, work: &Work) -> Result<(), Failure> {
-    let Ground { global, host, ledger } = ground;
+    let Ground { global, host, ledger, .. } = ground;
     match (work.kind, &work.database) {
         (JobKind::Snapshot, Some(name)) => take_snapshot(ground, name).await?,
         (JobKind::Verify, Some(name)) => {
@@ -180,7 +191,7 @@ async fn carry_out(ground: &Ground, ordered: &Ordered) -> Result<(), Failure> {
 }
 
 async fn take_snapshot(ground: &Ground, name: &str) -> Result<(), Failure> {
-    let Ground { global, host, ledger } = ground;
+    let Ground { global, host, ledger, .. } = ground;
     let taken = snapshot::take_one(global, host, ledger, &host.database(name)?).await?;
     let manifest = &taken.manifest;
     tracing::info!(
@@ -197,7 +208,7 @@ async fn take_snapshot(ground: &Ground, name: &str) -> Result<(), Failure> {
 }
 
 async fn verify(ground: &Ground, name: &str, snapshot: &Selector, depth: Depth) -> Result<(), Failure> {
-    let Ground { global, host, ledger } = ground;
+    let Ground { global, host, ledger, .. } = ground;
     let opener = host.opener();
     let wanted = Wanted { database: Some(name), snapshot, depth, opener: opener.as_ref() };
     let verified = verify_wanted(global, host, ledger, &wanted).await?;

@@ -17,7 +17,7 @@ use utoipa_axum::routes;
 
 use super::office::Office;
 use super::problem::Problem;
-use super::{orders, reports};
+use super::{gates, orders, reports};
 
 /// Bodies of requests, unless a route says otherwise.
 const BODY_BYTES: usize = 64 << 10;
@@ -66,9 +66,22 @@ pub(super) fn router_and_document() -> (Router<Arc<Office>>, OpenApi) {
         .routes(routes!(reports::runs))
         .routes(routes!(reports::run))
         .routes(routes!(orders::verify))
+        .routes(routes!(gates::run))
+        .routes(routes!(gates::claim))
+        .routes(routes!(gates::beat))
+        .routes(routes!(gates::close))
         .layer(from_fn(in_time));
+    let large = OpenApiRouter::new()
+        .routes(routes!(gates::output))
+        .layer(DefaultBodyLimit::max(gates::OUTPUT_BYTES))
+        .layer(from_fn(in_time));
+    // Opening a gate may have to end an abandoned run first, and events go on for as long as a run.
+    let patient = OpenApiRouter::new()
+        .routes(routes!(gates::open))
+        .routes(routes!(gates::events))
+        .layer(DefaultBodyLimit::max(gates::OPENING_BYTES));
     let (router, document) =
-        OpenApiRouter::with_openapi(Document::openapi()).merge(answered_at_once).split_for_parts();
+        OpenApiRouter::with_openapi(Document::openapi()).merge(answered_at_once).merge(large).merge(patient).split_for_parts();
     let router = router
         .fallback(async || Problem::new(StatusCode::NOT_FOUND, "there is nothing here").with_hint(DOCUMENT))
         .method_not_allowed_fallback(async || {

@@ -14,8 +14,10 @@ use super::orders::Order;
 use super::problem::Problem;
 use super::tries::Tries;
 use crate::cli::clock;
+use crate::cli::gate::elsewhere::Opening;
 use crate::cli::host::Host;
 use crate::cli::report::Failure;
+use crate::jobs::migrate::runner::Runners;
 use crate::ledger::{Happening, Ledger, LedgerError, OnBehalf, Token};
 use crate::rules::access::{Act, refusal};
 use crate::rules::token::BearerToken;
@@ -32,20 +34,34 @@ pub struct Office {
     host: watch::Receiver<Arc<Host>>,
     ledger: Ledger,
     pub(super) orders: mpsc::Sender<Order>,
+    pub(super) openings: mpsc::Sender<Opening>,
+    pub(super) runners: Arc<Runners>,
     pub(super) tries: Tries,
     readers: Arc<Semaphore>,
 }
 
 impl Office {
     /// An office for the installation that `host` has at any time; what it may not do itself it
-    /// hands over as `orders`.
-    pub fn new(host: watch::Receiver<Arc<Host>>, ledger: Ledger, orders: mpsc::Sender<Order>) -> Self {
-        Self { host, ledger, orders, tries: Tries::new(), readers: Arc::new(Semaphore::new(READERS)) }
+    /// hands over as `orders` and `openings`, and `runners` are those of the gates that are walked.
+    pub fn new(
+        host: watch::Receiver<Arc<Host>>,
+        ledger: Ledger,
+        orders: mpsc::Sender<Order>,
+        openings: mpsc::Sender<Opening>,
+        runners: Arc<Runners>,
+    ) -> Self {
+        let readers = Arc::new(Semaphore::new(READERS));
+        Self { host, ledger, orders, openings, runners, tries: Tries::new(), readers }
     }
 
     /// The installation by the settings as they are now.
     pub(super) fn host(&self) -> Arc<Host> {
         self.host.borrow().clone()
+    }
+
+    /// The ledger, to read.
+    pub(super) fn ledger(&self) -> &Ledger {
+        &self.ledger
     }
 
     /// The ledger, whose audit log says that `who` acts.

@@ -26,6 +26,9 @@ pub struct Problem {
     /// What to do about it.
     #[serde(skip_serializing_if = "Option::is_none")]
     hint: Option<String>,
+    /// The exit status of `belay migrate`, where it has one of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exit_code: Option<u8>,
     #[serde(skip)]
     status: StatusCode,
     #[serde(skip)]
@@ -36,13 +39,19 @@ impl Problem {
     /// A problem that its words explain.
     pub fn new(status: StatusCode, error: impl Into<String>) -> Self {
         let (error, schema) = (error.into(), "belay.problem.v1");
-        Self { schema, error, hint: None, status, retry_after: None }
+        Self { schema, error, hint: None, exit_code: None, status, retry_after: None }
     }
 
     /// The same problem with a hint.
     #[must_use]
     pub fn with_hint(self, hint: impl Into<String>) -> Self {
         Self { hint: Some(hint.into()), ..self }
+    }
+
+    /// The same problem, as which `belay migrate` ends so.
+    #[must_use]
+    pub fn with_exit_code(self, code: ExitCode) -> Self {
+        Self { exit_code: Some(code as u8), ..self }
     }
 
     /// The same problem, which is over after a while.

@@ -1,5 +1,7 @@
 //! The audit log: rows that are added and never changed.
 
+use std::collections::BTreeMap;
+
 use sqlx::sqlite::SqliteRow;
 
 use chrono::{DateTime, Utc};
@@ -11,7 +13,7 @@ use crate::rules::digest::Digest256;
 use crate::settings::Environment;
 
 /// The names under which CI systems say who and what called.
-const CI_VARIABLES: [&str; 12] = [
+pub const CI_VARIABLES: [&str; 12] = [
     "GITHUB_ACTOR",
     "GITHUB_REPOSITORY",
     "GITHUB_REF",
@@ -97,6 +99,21 @@ impl Ledger {
             OnBehalf::Token(name) => (Some(name.clone()), None),
             OnBehalf::Peer(uid) => (None, Some(*uid)),
         };
+        self
+    }
+
+    /// Who its audit log says acts, in a pipeline of a CI system that tells `variables` of itself;
+    /// those that are not known are left out.
+    pub fn actor_in_ci(&self, variables: &BTreeMap<String, String>) -> Actor {
+        let is_known = |(name, _): &(&String, &String)| CI_VARIABLES.contains(&name.as_str());
+        let known = variables.iter().filter(is_known).map(|(name, value)| (name.clone(), value.clone()));
+        Actor { ci: known.collect(), ..self.actor.clone() }
+    }
+
+    /// The same ledger, whose audit log says that `actor` acts.
+    #[must_use]
+    pub fn acting_as(mut self, actor: &Actor) -> Self {
+        self.actor = actor.clone();
         self
     }
 

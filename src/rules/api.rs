@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::alembic::{History, HistoryError, Revision};
 use super::classify::Exit;
@@ -25,7 +26,7 @@ const MOST_VARIABLES: usize = 32;
 const MOST_VARIABLE_BYTES: usize = 1_024;
 
 /// Asks for a gate.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OpenGate {
     /// Made up by whoever asks: who asks again with the same one, since the answer was lost, gets the
@@ -48,7 +49,7 @@ pub struct OpenGate {
 }
 
 /// The migration scripts of a checkout, as far as a gate needs them.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Scripts {
     /// There is no configuration of Alembic, or the command is not Alembic's.
@@ -61,7 +62,7 @@ pub enum Scripts {
 }
 
 /// One revision and its file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Script {
     /// What it says; without its docstring.
     #[serde(flatten)]
@@ -129,7 +130,7 @@ impl Scripts {
 }
 
 /// A gate that is open.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct OpenedGate {
     /// `belay.gate.v1`
     pub schema: String,
@@ -142,7 +143,7 @@ pub struct OpenedGate {
 }
 
 /// A line of the stream of events.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case", tag = "event")]
 pub enum Event {
     /// A phase begins; a phase that is repeated stands again.
@@ -171,7 +172,7 @@ pub enum Event {
 }
 
 /// Asks for the go.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ClaimGo {
     /// Made up by whoever asks; only the first one gets it.
@@ -179,7 +180,7 @@ pub struct ClaimGo {
 }
 
 /// What a command needs to be known by, beside the address of its database.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Go {
     /// Variables for its environment. What the runner has in `PGOPTIONS` goes behind what is here.
     pub environment: BTreeMap<String, String>,
@@ -190,7 +191,7 @@ pub struct Go {
 }
 
 /// Says that the runner is there.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BeatGate {
     /// Who has the go; nobody before that.
@@ -199,7 +200,7 @@ pub struct BeatGate {
 }
 
 /// How it stands.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct GateStanding {
     /// The run.
     pub run: String,
@@ -212,7 +213,7 @@ pub struct GateStanding {
 }
 
 /// Tells how the command ended, or that it will not begin.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum CloseGate {
     /// It ended.
@@ -231,7 +232,7 @@ pub enum CloseGate {
 }
 
 /// Everything that a report of a run is made of.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct RunTold {
     /// `belay.gate-run.v1`
     pub schema: String,
@@ -258,7 +259,7 @@ pub struct RunTold {
 }
 
 /// One phase of a run.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PhaseTold {
     /// It.
     pub phase: Phase,

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::gate::{Decision, Verdict};
 
 /// How the command ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Exit {
     /// It exited with this status.

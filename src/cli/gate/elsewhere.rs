@@ -2,12 +2,14 @@
 //! the command.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
 use super::{Ground, RunLocks, databases_of, resume_open_runs};
 use crate::cli::host::Host;
+use crate::cli::migrate::report::RunReport;
 use crate::cli::report::{ExitCode, Failure};
 use crate::cli::status::is_daemon_running;
 use crate::cli::{Global, audit, clock};
@@ -15,8 +17,8 @@ use crate::jobs::migrate::facts::Rehearsal;
 use crate::jobs::migrate::runner::{RemoteRunner, Runner, Runners};
 use crate::jobs::migrate::{self, Request, ScriptsOf, Walked};
 use crate::jobs::restore::recover;
-use crate::ledger::{GateRun, LeaseRecord, Ledger};
-use crate::rules::api::{OpenGate, OpenedGate};
+use crate::ledger::{GateRun, JournalEntry, LeaseRecord, Ledger};
+use crate::rules::api::{OpenGate, OpenedGate, PhaseTold, RunTold};
 use crate::rules::audit::Actor;
 use crate::rules::gate::Phase;
 use crate::rules::layout::SnapshotId;
@@ -97,9 +99,10 @@ pub async fn run_for_runner(
         }
     };
     let keys: Vec<String> = databases.iter().map(|database| database.key.clone()).collect();
+    let acting = ledger.clone().acting_as(&actor);
     for database in &databases {
         let about = (Some(database.connection.database.as_str()), Some(run.as_str()));
-        audit::note(ledger, "gate_open", about, "open").await?;
+        audit::note(&acting, "gate_open", about, "open").await?;
     }
     let runner = Arc::new(RemoteRunner::new(ledger, record.clone(), "", clock::now));
     let _present = runners.add(Arc::clone(&runner));
@@ -117,7 +120,7 @@ pub async fn run_for_runner(
         scripts: ScriptsOf::Runner(request.scripts),
     };
     let walk = Box::pin(migrate::migrate(&means, request, runner.stop(), clock::now));
-    told_apart(ledger, &run, &runner, walk).await
+    told_apart(&acting, &run, &runner, walk).await
 }
 
 enum Begun {
@@ -140,13 +143,14 @@ pub async fn resume_for_runner(
     let Some(known) = ledger.run(run).await.map_err(failed())? else { return Ok(()) };
     let Some(record) = ledger.lease(run).await.map_err(failed())? else { return Ok(()) };
     let _locks = RunLocks::take(host, &known.databases).map_err(Failure::of(&title))?;
+    let acting = ledger.clone().acting_as(&record.actor);
     let runner = Arc::new(RemoteRunner::new(ledger, record, &known.output, clock::now));
     let _present = runners.add(Arc::clone(&runner));
     tracing::info!(run, phase = known.position.phase.as_str(), "its runner is waited for");
     let ground = Ground::new(host, ledger, databases_of(host, &known)?)?;
     let means = ground.means_of(Runner::Elsewhere(&runner), &|_| {}, &|_| {})?;
     let walk = Box::pin(migrate::resume(&means, &known, clock::now));
-    told_apart(ledger, run, &runner, walk).await
+    told_apart(&acting, run, &runner, walk).await
 }
 
 /// Walks, and notes how it ended for whoever opened the gate.
@@ -211,6 +215,34 @@ async fn databases(host: &Host, ledger: &Ledger, names: &[String]) -> Result<Vec
         return Err(Failure::new(TITLE, ExitCode::Usage, "two of the names are of one database"));
     }
     Ok(all)
+}
+
+/// Everything that a report of `run` is made of, but for what is the host's own.
+///
+/// # Errors
+/// [`Failure`] with [`ExitCode::NotFound`], and what the ledger says.
+pub async fn told(ledger: &Ledger, run: &str) -> Result<RunTold, Failure> {
+    let RunReport { run, journal, mut facts } = RunReport::read(ledger, run).await?;
+    facts.run.directory = PathBuf::new();
+    let phase_told = |entry: JournalEntry| PhaseTold {
+        phase: entry.phase,
+        began_at: entry.began_at,
+        ended_at: entry.ended_at,
+        outcome: entry.outcome,
+    };
+    Ok(RunTold {
+        schema: "belay.gate-run.v1".into(),
+        run: run.id,
+        databases: run.databases,
+        command: run.command,
+        started_at: run.started_at,
+        ended_at: run.ended_at,
+        phase: run.position.phase,
+        verdict: run.position.verdict,
+        output: run.output,
+        facts: serde_json::to_value(&facts).unwrap_or_default(),
+        journal: journal.into_iter().map(phase_told).collect(),
+    })
 }
 
 /// Who goes on with a run whose process died.

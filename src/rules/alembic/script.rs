@@ -18,7 +18,7 @@ const LABELS: &str = "branch_labels";
 const BREAKING: &str = "BREAKING CHANGE:";
 
 /// A revision script, as far as the history of revisions needs it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Revision {
     /// `revision`
     pub id: String,

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::Unknown;
 
 /// How a run ends, for whoever called it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// Migrated, and every check passed.
