@@ -14,6 +14,7 @@ pub mod migrate;
 pub mod pin;
 pub mod privileges;
 pub mod progress;
+pub mod remote;
 pub mod report;
 pub mod repository;
 pub mod restore;
@@ -102,6 +103,9 @@ pub enum Verb {
     /// List and show migrations, and decide about one that is held
     #[command(subcommand)]
     Runs(runs::RunsVerb),
+    /// Open, keep and close a gate of a daemon elsewhere, call by call
+    #[command(subcommand)]
+    Gate(remote::gate::GateVerb),
     /// Run as a service: snapshots, verifications and retention on schedule
     Serve(ServeArgs),
     /// Keep a snapshot from retention
@@ -130,12 +134,16 @@ pub struct ServeArgs {}
 impl Verb {
     /// Whether the verb needs neither settings nor the cluster's user.
     pub fn needs_no_host(&self) -> bool {
-        matches!(self, Self::Completions(_) | Self::Man(_))
+        match self {
+            Self::Completions(_) | Self::Man(_) | Self::Gate(_) => true,
+            Self::Migrate(args) => args.server.server.is_some(),
+            _ => false,
+        }
     }
 
     /// Whether the verb itself comes to an end when it is told to stop; the others are dropped.
     pub fn stops_by_itself(&self) -> bool {
-        matches!(self, Self::Migrate(_) | Self::Serve(_))
+        matches!(self, Self::Migrate(_) | Self::Gate(_) | Self::Serve(_))
     }
 
     /// The file given with `--identity`, if the verb has such an option.
@@ -184,6 +192,7 @@ where
         Verb::Restore(args) => Box::pin(restore::run(global, args, inputs)).await,
         Verb::Retain(args) => Box::pin(retain::run(global, args)).await,
         Verb::Migrate(args) => Box::pin(migrate::run(global, args, inputs, stop)).await,
+        Verb::Gate(verb) => Box::pin(remote::gate::run(global, verb, stop)).await,
         Verb::Runs(verb) => Box::pin(runs::run(global, verb)).await,
         Verb::Serve(ServeArgs {}) => Box::pin(serve(cli.global, stop)).await,
         Verb::Pin(args) => Box::pin(pin::pin(global, args)).await,

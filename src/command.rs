@@ -145,8 +145,10 @@ impl CommandLine<'_> {
         let mut command = tokio::process::Command::new(program);
         command.args(self.words.iter().skip(1)).env(MARK, self.mark);
         // Each would lead elsewhere than the variables that are set.
-        for variable in ELSEWHERE {
-            command.env_remove(variable);
+        if self.environment.iter().any(|(name, _)| name == "PGHOST") {
+            for variable in ELSEWHERE {
+                command.env_remove(variable);
+            }
         }
         for (name, value) in self.environment {
             command.env(name, value.expose_secret());

@@ -22,17 +22,17 @@ use tokio::time::Instant;
 use tokio_cron_scheduler::{Job, JobScheduler};
 use tokio_util::sync::CancellationToken;
 
-use self::gates::Gates;
 use self::errand::{Done, Errand, Ground, Outcome, Survey};
+use self::gates::Gates;
+use crate::cli::gate::elsewhere::Opening;
 use crate::cli::host::Host;
 use crate::cli::report::{ExitCode, Failure, Report};
 use crate::cli::{Global, audit, clock};
-use crate::cli::gate::elsewhere::Opening;
 use crate::http::{HttpError, Office, Order, Server};
 use crate::jobs::due::{self, Work};
 use crate::jobs::migrate::Stop;
-use crate::ledger::lock::{LockName, StateLock};
 use crate::ledger::JobKind;
+use crate::ledger::lock::{LockName, StateLock};
 use crate::rules::causes;
 use crate::rules::schedule::Due;
 
@@ -66,13 +66,8 @@ pub async fn serve(global: Global, stop: Stop) -> Result<Report, Failure> {
     let (orderer, orders) = mpsc::channel(ORDERS);
     let gates = Arc::new(Gates::default());
     let (opener, openings) = mpsc::channel(ORDERS);
-    let office = Office::new(
-        newest_host,
-        ledger.clone(),
-        orderer.clone(),
-        opener.clone(),
-        Arc::clone(&gates.runners),
-    );
+    let office =
+        Office::new(newest_host, ledger.clone(), orderer.clone(), opener.clone(), Arc::clone(&gates.runners));
     let http = &host.settings.http;
     let server = if http.is_served() {
         Some(Server::start(http, Arc::new(office)).await.map_err(|error| http_failure(&error))?)
@@ -303,7 +298,12 @@ impl Daemon {
         }
         let host = Arc::new(host);
         self.hosts.send_replace(Arc::clone(&host));
-        self.ground = Arc::new(Ground { global: global.clone(), ledger: ledger.clone(), host, gates: Arc::clone(gates) });
+        self.ground = Arc::new(Ground {
+            global: global.clone(),
+            ledger: ledger.clone(),
+            host,
+            gates: Arc::clone(gates),
+        });
         self.survey = None;
         self.changes += 1;
         tracing::info!("the settings are read again");

@@ -15,7 +15,7 @@
 //! | L6 | [`cli`]: verbs, reports, hints, exit codes; the only place that prints |
 //! | L5 | [`jobs`]: snapshot, verify, restore, retain, migrate, written as procedures |
 //! | L4 | [`catalog`]: the manifests in the store are the catalog; [`fence`]: keeps writers out, and lets them in again |
-//! | L3 | [`seal`] (gzip and age), [`keys`], [`store`], [`postgres`], [`ledger`], [`command`], [`checkout`]: one per outside party |
+//! | L3 | [`seal`] (gzip and age), [`keys`], [`store`], [`postgres`], [`ledger`], [`command`], [`checkout`], [`remote`]: one per outside party |
 //! | L2 | [`settings`]: every key, typed; [`tether`]: children end with us |
 //! | L0 | [`rules`]: decides, never does: no disk, no network, no clock, no log |
 //!
@@ -84,6 +84,7 @@ pub mod command;
 pub mod keys;
 pub mod ledger;
 pub mod postgres;
+pub mod remote;
 pub mod seal;
 pub mod store;
 

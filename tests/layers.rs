@@ -24,6 +24,7 @@ const LEVELS: &[(&str, u32)] = &[
     ("ledger", 3),
     ("command", 3),
     ("checkout", 3),
+    ("remote", 3),
     ("settings", 2),
     ("tether", 2),
     ("rules", 0),

@@ -11,6 +11,7 @@ use crate::keys::KeyError;
 use crate::ledger::LedgerError;
 use crate::ledger::lock::LockError;
 use crate::postgres::PostgresError;
+use crate::remote::{BadAddress, RemoteError};
 use crate::rules::signature::SignatureError;
 use crate::rules::table_name::TableNotFound;
 use crate::seal::SealError;
@@ -59,12 +60,36 @@ fn inner<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e (dyn Error + 'stati
     }
 }
 
+fn on_remote(error: &RemoteError) -> Advice {
+    let RemoteError::Refused { status, hint, exit_code, .. } = error else {
+        let code = match error {
+            RemoteError::Unreachable { .. } => ExitCode::Failed,
+            _ => ExitCode::Usage,
+        };
+        return Some((code, None));
+    };
+    let known = exit_code.and_then(|code| ExitCode::ALL.into_iter().find(|known| *known as u8 == code));
+    let by_status = || match status {
+        401 | 413 | 422 => ExitCode::Usage,
+        403 => ExitCode::Refused,
+        404 => ExitCode::NotFound,
+        _ => ExitCode::Failed,
+    };
+    Some((known.unwrap_or_else(by_status), hint.clone()))
+}
+
 fn said(code: ExitCode, hint: &str) -> Advice {
     Some((code, Some(hint.to_owned())))
 }
 
 fn advice_on(error: &(dyn Error + 'static)) -> Advice {
     if error.is::<SettingsError>() {
+        return Some((ExitCode::Usage, None));
+    }
+    if let Some(error) = error.downcast_ref::<RemoteError>() {
+        return on_remote(error);
+    }
+    if error.is::<BadAddress>() {
         return Some((ExitCode::Usage, None));
     }
     if error.is::<KeyError>() {

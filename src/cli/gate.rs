@@ -54,6 +54,11 @@ impl<'a> Ground<'a> {
         })
     }
 
+    /// The databases.
+    pub fn databases(&self) -> &[DatabaseSettings] {
+        &self.databases
+    }
+
     /// The means of a run whose command we run, with whoever hears of phases and output.
     ///
     /// # Errors
@@ -160,7 +165,7 @@ pub async fn resume_open_runs(global: &Global, host: &Host, ledger: &Ledger) -> 
             run.named_databases(),
             run.position.phase
         ));
-        match resume_one(global, host, ledger, (run, runner.as_ref()), locks).await {
+        match resume_one(global, host, ledger, (run, runner.as_deref()), locks).await {
             Ok(Walked::Ended(position)) => {
                 let ended = GateRun { position, ..run.clone() };
                 audit::note_run(ledger, "migrate", &ended).await?;

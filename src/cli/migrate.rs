@@ -13,6 +13,7 @@ use super::gate::{Ground, RunLocks, resume_open_runs};
 use super::host::Host;
 use super::privileges::Inputs;
 use super::progress::shown_in_lines;
+use super::remote::{self, ServerArgs};
 use super::report::{ExitCode, Failure, Report, print_notice};
 use super::{Global, audit, clock};
 use crate::jobs::JobError;
@@ -43,6 +44,9 @@ pub struct MigrateArgs {
     /// Write a report of the phases and checks in JUnit's form
     #[arg(long, value_name = "FILE")]
     pub junit: Option<PathBuf>,
+    /// A daemon that holds the gate for a command that runs here.
+    #[command(flatten)]
+    pub server: ServerArgs,
     /// The command and its arguments, after --
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub command: Vec<String>,
@@ -53,6 +57,10 @@ pub struct MigrateArgs {
 /// # Errors
 /// [`Failure`] when the run could not even begin; how it ended is a report with its exit code.
 pub async fn run(global: &Global, args: MigrateArgs, inputs: Inputs, stop: Stop) -> Result<Report, Failure> {
+    if args.server.server.is_some() {
+        let told = remote::migrate::run(global, &args, stop).await?;
+        return Ok(made_known(&args, &told));
+    }
     let host = Host::open(&global.config).await?;
     let ledger = host.ledger().await?;
     let databases = databases(&args, &host, &ledger).await?;
@@ -94,11 +102,16 @@ pub async fn run(global: &Global, args: MigrateArgs, inputs: Inputs, stop: Stop)
     if let Err(failure) = audit::note_run(&ledger, "migrate", &told.run).await {
         print_notice(&format!("{}: {}", failure.action, failure.chain()));
     }
+    Ok(made_known(&args, &told))
+}
+
+/// Tells how a run went to whoever is to know, and returns its report.
+fn made_known(args: &MigrateArgs, told: &RunReport) -> Report {
     if let Some(path) = &args.junit {
-        ci::write_junit(path, &told);
+        ci::write_junit(path, told);
     }
-    ci::tell_github(&told);
-    Ok(told.report("migrate"))
+    ci::tell_github(told);
+    told.report("migrate")
 }
 
 /// The databases that are named, in that order; none twice.

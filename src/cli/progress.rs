@@ -86,11 +86,16 @@ fn draw(bar: &ProgressBar, title: &str, progress: &Progress) {
 }
 
 fn print_line(title: &str, progress: &Progress) {
-    let (done, expected) = progress.bytes();
+    print_progress(title, progress.phase(), progress.bytes());
+}
+
+/// Prints how far something is: what it does now, bytes done, and bytes expected, zero when that is
+/// not known.
+pub fn print_progress(title: &str, doing: &str, (done, expected): (u64, u64)) {
     let amount = match (done, expected) {
         (0, _) => String::new(),
         (done, 0) => format!(", {}", bytes_text(done)),
         (done, expected) => format!(", {} of about {}", bytes_text(done), bytes_text(expected.max(done))),
     };
-    let _ = writeln!(std::io::stderr().lock(), "belay: {title}: {}{amount}", progress.phase());
+    let _ = writeln!(std::io::stderr().lock(), "belay: {title}: {doing}{amount}");
 }

@@ -80,8 +80,11 @@ pub(super) fn router_and_document() -> (Router<Arc<Office>>, OpenApi) {
         .routes(routes!(gates::open))
         .routes(routes!(gates::events))
         .layer(DefaultBodyLimit::max(gates::OPENING_BYTES));
-    let (router, document) =
-        OpenApiRouter::with_openapi(Document::openapi()).merge(answered_at_once).merge(large).merge(patient).split_for_parts();
+    let (router, document) = OpenApiRouter::with_openapi(Document::openapi())
+        .merge(answered_at_once)
+        .merge(large)
+        .merge(patient)
+        .split_for_parts();
     let router = router
         .fallback(async || Problem::new(StatusCode::NOT_FOUND, "there is nothing here").with_hint(DOCUMENT))
         .method_not_allowed_fallback(async || {

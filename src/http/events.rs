@@ -66,10 +66,18 @@ impl Events {
             self.is_over = entry.phase.is_terminal();
             let run = if self.is_over { ledger.run(&self.run).await? } else { None };
             let (number, phase, at) = (self.told, entry.phase, entry.began_at);
-            return Ok(Some(Event::Phase { number, phase, at, verdict: run.and_then(|run| run.position.verdict) }));
+            return Ok(Some(Event::Phase {
+                number,
+                phase,
+                at,
+                verdict: run.and_then(|run| run.position.verdict),
+            }));
         }
+        let is_there = !journal.is_empty() || self.office.runners.of(&self.run).is_some();
+        self.is_over = !is_there;
         let is_migrating = journal.last().is_some_and(|entry| entry.phase == Phase::Migrating);
-        if let (true, false, Some(runner)) = (is_migrating, self.is_go_told, self.office.runners.of(&self.run))
+        if let (true, false, Some(runner)) =
+            (is_migrating, self.is_go_told, self.office.runners.of(&self.run))
             && runner.is_ready().await
         {
             self.is_go_told = true;

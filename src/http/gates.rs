@@ -88,7 +88,8 @@ pub async fn open(
     for name in &request.databases {
         office.permitted_database(&caller, Act::Gate, name).await?;
     }
-    let bad = |error: &dyn std::error::Error| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string());
+    let bad =
+        |error: &dyn std::error::Error| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string());
     request.validate().map_err(|error| bad(&error))?;
     request.scripts.history().map_err(|error| bad(&error))?;
     let actor = office.ledger_for(&caller.who).actor_in_ci(&request.ci);
@@ -101,8 +102,10 @@ pub async fn open(
     match said.await.ok().flatten() {
         Some(Ok(opened)) => Ok((StatusCode::CREATED, Json(opened))),
         Some(Err(failure)) => Err(not_opened(&failure, &caller)),
-        None => Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the daemon opens no gate now")
-            .passing_after(SOON)),
+        None => {
+            Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the daemon opens no gate now")
+                .passing_after(SOON))
+        }
     }
 }
 
@@ -225,8 +228,7 @@ pub async fn output(
 ) -> Result<Json<GateStanding>, Problem> {
     let gate = Gate::of(&office, &caller, &run).await?;
     let runner = gate.runner_or_over(&office)?;
-    let output_bytes =
-        apart(async move { runner.output(&piece.holder, piece.offset, &bytes).await }).await?;
+    let output_bytes = apart(async move { runner.output(&piece.holder, piece.offset, &bytes).await }).await?;
     Ok(Json(GateStanding { output_bytes, ..gate.standing() }))
 }
 
@@ -311,10 +313,12 @@ impl Gate {
         let about = run.as_ref().filter(|_| known.is_some());
         let about = about.map_or(own, |run| run.databases.iter().map(String::as_str).collect());
         office.permit(caller, Act::Gate, &about).await?;
-        let is_own = |record: &LeaseRecord| {
-            caller.role == Role::Operator || record.owner == caller.who.to_string()
-        };
+        let is_own =
+            |record: &LeaseRecord| caller.role == Role::Operator || record.owner == caller.who.to_string();
         let record = known.filter(is_own).ok_or_else(none)?;
+        if run.is_none() && office.runners.of(&record.run).is_none() {
+            return Err(Problem::new(StatusCode::NOT_FOUND, "the daemon ended before the run began"));
+        }
         Ok(Self { record, run })
     }
 

@@ -54,19 +54,6 @@ impl Ledger {
         Ok(done.rows_affected() == 1)
     }
 
-    /// Takes back a lease whose run did not begin.
-    ///
-    /// # Errors
-    /// [`LedgerError::Query`], [`LedgerError::Corrupt`].
-    pub async fn drop_lease(&self, run: &str) -> Result<(), LedgerError> {
-        sqlx::query("DELETE FROM gate_leases WHERE run = ?")
-            .bind(run)
-            .execute(&self.pool)
-            .await
-            .map_err(self.failed("drop a lease"))?;
-        Ok(())
-    }
-
     /// The lease of `run`, if its command runs elsewhere.
     ///
     /// # Errors

@@ -22,6 +22,11 @@ impl ProcessMark {
         Ok(Self { pid, started: started(pid)? })
     }
 
+    /// The mark of a process of another machine, of which nothing is known here.
+    pub fn elsewhere() -> Self {
+        Self { pid: 0, started: String::new() }
+    }
+
     /// Tells whether the process still runs.
     ///
     /// A process that cannot be looked into but exists counts as alive: to take a living job for

@@ -16,7 +16,9 @@ use serde::{Deserialize, Serialize};
 pub use self::verdict::Verdict;
 
 /// A step of a gated migration, written down before its act begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
     /// The locks are taken.

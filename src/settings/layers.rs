@@ -27,6 +27,11 @@ impl Environment {
         Self(std::env::vars_os().filter_map(unicode).collect())
     }
 
+    /// Every variable, by its name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
     /// The value of `name`; an empty one counts as not set, as libpq has it.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())

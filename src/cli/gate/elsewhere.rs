@@ -13,6 +13,7 @@ use crate::cli::migrate::report::RunReport;
 use crate::cli::report::{ExitCode, Failure};
 use crate::cli::status::is_daemon_running;
 use crate::cli::{Global, audit, clock};
+use crate::jobs::JobError;
 use crate::jobs::migrate::facts::Rehearsal;
 use crate::jobs::migrate::runner::{RemoteRunner, Runner, Runners};
 use crate::jobs::migrate::{self, Request, ScriptsOf, Walked};
@@ -57,40 +58,19 @@ pub async fn run_for_runner(
     (run, opening): (String, Opening),
 ) -> Result<(), Failure> {
     let Opening { request, owner, actor, answer } = opening;
-    let asked = format!("{owner} {}", request.key);
-    let begun = async {
-        if let Some(known) = known_opening(ledger, &asked).await? {
-            return Ok(Begun::Known(known));
-        }
-        refuse_rehearsal(host)?;
-        resume_open_runs(global, host, ledger).await?;
-        let databases = databases(host, ledger, &request.databases).await?;
-        let locks = RunLocks::take(host, databases.iter().map(|database| &database.connection.database));
-        let locks = match (locks, known_opening(ledger, &asked).await?) {
-            // The first one of the same opening has the locks.
-            (_, Some(known)) => return Ok(Begun::Known(known)),
-            (locks, None) => locks.map_err(Failure::of(TITLE))?,
-        };
-        if let Some(first) = databases.first() {
-            recover::settle(ledger, &first.connection).await.map_err(Failure::of(TITLE))?;
-        }
-        let record = LeaseRecord {
-            run: run.clone(),
-            opening: asked.clone(),
-            owner: owner.clone(),
-            actor: actor.clone(),
-            length: host.settings.gate.lease,
-            lease: Lease::default(),
-            heard_at: clock::now(),
-        };
-        ledger.begin_lease(&record).await.map_err(Failure::of(TITLE))?;
-        Ok::<_, Failure>(Begun::New(record, databases, locks))
+    let record = LeaseRecord {
+        opening: format!("{owner} {}", request.key),
+        run: run.clone(),
+        owner,
+        length: host.settings.gate.lease,
+        lease: Lease::default(),
+        heard_at: clock::now(),
+        actor,
     };
-    let (record, databases, _locks) = match begun.await {
-        Ok(Begun::New(record, databases, locks)) => (record, databases, locks),
+    let (ground, _locks) = match begin(global, host, ledger, (&record, &request.databases)).await {
+        Ok(Begun::New(ground, locks)) => (ground, locks),
         Ok(Begun::Known(known)) => {
-            let databases = request.databases;
-            let _ = answer.send(Ok(opened(&known, databases)));
+            let _ = answer.send(Ok(opened(&known, request.databases)));
             return Ok(());
         }
         Err(failure) => {
@@ -98,34 +78,67 @@ pub async fn run_for_runner(
             return Ok(());
         }
     };
-    let keys: Vec<String> = databases.iter().map(|database| database.key.clone()).collect();
-    let acting = ledger.clone().acting_as(&actor);
-    for database in &databases {
+    let acting = ledger.clone().acting_as(&record.actor);
+    for database in ground.databases() {
         let about = (Some(database.connection.database.as_str()), Some(run.as_str()));
         audit::note(&acting, "gate_open", about, "open").await?;
     }
+    let keys = ground.databases().iter().map(|database| database.key.clone()).collect();
     let runner = Arc::new(RemoteRunner::new(ledger, record.clone(), "", clock::now));
     let _present = runners.add(Arc::clone(&runner));
     let _ = answer.send(Ok(opened(&record, keys)));
-    let ground = Ground::new(host, ledger, databases)?;
     let means = ground.means_of(Runner::Elsewhere(&runner), &|_| {}, &|_| {})?;
-    let request = Request {
-        id: run.clone(),
-        words: request.command,
-        // What the settings have beside the command is the host's own.
-        directory: host.settings.state.directory.clone(),
-        rehearsal: Rehearsal::Not,
-        allows_breaking: request.allow_breaking,
-        own_options: None,
-        scripts: ScriptsOf::Runner(request.scripts),
-    };
-    let walk = Box::pin(migrate::migrate(&means, request, runner.stop(), clock::now));
+    let walk =
+        Box::pin(migrate::migrate(&means, request_of(run.clone(), request, host), runner.stop(), clock::now));
     told_apart(&acting, &run, &runner, walk).await
 }
 
-enum Begun {
-    New(LeaseRecord, Vec<DatabaseSettings>, RunLocks),
-    Known(LeaseRecord),
+enum Begun<'a> {
+    New(Ground<'a>, RunLocks),
+    Known(Box<LeaseRecord>),
+}
+
+/// Takes the locks, and records the lease; a gate that was opened before is found again.
+async fn begin<'a>(
+    global: &Global,
+    host: &'a Host,
+    ledger: &'a Ledger,
+    (record, names): (&LeaseRecord, &[String]),
+) -> Result<Begun<'a>, Failure> {
+    let known = async || ledger.lease_of_opening(&record.opening).await.map_err(Failure::of(TITLE));
+    if let Some(known) = known().await? {
+        return Ok(Begun::Known(Box::new(known)));
+    }
+    refuse_rehearsal(host)?;
+    resume_open_runs(global, host, ledger).await?;
+    let databases = databases(host, ledger, names).await?;
+    let locks = RunLocks::take(host, databases.iter().map(|database| &database.connection.database));
+    // The first one of the same opening has the locks.
+    if let Some(known) = known().await? {
+        return Ok(Begun::Known(Box::new(known)));
+    }
+    let locks = locks.map_err(Failure::of(TITLE))?;
+    if let Some(first) = databases.first() {
+        recover::settle(ledger, &first.connection).await.map_err(Failure::of(TITLE))?;
+    }
+    let ground = Ground::new(host, ledger, databases)?;
+    // What the means lack is told before anything is begun.
+    ground.means(&|_| {}, &|_| {})?;
+    ledger.begin_lease(record).await.map_err(Failure::of(TITLE))?;
+    Ok(Begun::New(ground, locks))
+}
+
+fn request_of(run: String, asked: OpenGate, host: &Host) -> Request {
+    Request {
+        id: run,
+        words: asked.command,
+        // What the settings have beside the command is the host's own.
+        directory: host.settings.state.directory.clone(),
+        rehearsal: Rehearsal::Not,
+        allows_breaking: asked.allow_breaking,
+        own_options: None,
+        scripts: ScriptsOf::Runner(asked.scripts),
+    }
 }
 
 /// Waits on for the runner of a run whose daemon ended meanwhile.
@@ -158,7 +171,7 @@ async fn told_apart(
     ledger: &Ledger,
     run: &str,
     runner: &RemoteRunner,
-    walk: impl Future<Output = Result<Walked, crate::jobs::JobError>>,
+    walk: impl Future<Output = Result<Walked, JobError>>,
 ) -> Result<(), Failure> {
     let walked = tokio::select! {
         walked = walk => walked,
@@ -175,10 +188,6 @@ async fn told_apart(
         Walked::Suspended(error) => tracing::info!(run, reason = %error, "run is suspended"),
     }
     Ok(())
-}
-
-async fn known_opening(ledger: &Ledger, asked: &str) -> Result<Option<LeaseRecord>, Failure> {
-    ledger.lease_of_opening(asked).await.map_err(Failure::of(TITLE))
 }
 
 fn opened(record: &LeaseRecord, databases: Vec<String>) -> OpenedGate {
@@ -248,7 +257,7 @@ pub async fn told(ledger: &Ledger, run: &str) -> Result<RunTold, Failure> {
 /// Who goes on with a run whose process died.
 pub enum Next {
     /// Whoever finds it; with what is known of its runner, if its command runs elsewhere.
-    Anybody(Option<RemoteRunner>),
+    Anybody(Option<Box<RemoteRunner>>),
     /// The daemon, which waits for its runner.
     Daemon,
     /// Nobody yet: a daemon that comes back may find that its runner is there.
@@ -269,7 +278,12 @@ pub async fn who_goes_on(host: &Host, ledger: &Ledger, run: &GateRun) -> Result<
         return Ok(Next::Daemon);
     }
     if record.lease.exit.is_some() || lease::is_over(record.length, record.heard_at, clock::now()) {
-        return Ok(Next::Anybody(Some(RemoteRunner::lost(ledger, record, &run.output, clock::now))));
+        return Ok(Next::Anybody(Some(Box::new(RemoteRunner::lost(
+            ledger,
+            record,
+            &run.output,
+            clock::now,
+        )))));
     }
     Ok(Next::LaterAt(record.heard_at + record.length))
 }
