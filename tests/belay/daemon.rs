@@ -1,6 +1,6 @@
 //! `belay serve` does what is scheduled, whatever happens to it, and says how it is.
 
-mod service;
+pub mod service;
 
 use std::time::Duration;
 

@@ -3,18 +3,18 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a panic is how a test fails")]
 
 mod checks;
-mod death;
+pub mod death;
 mod foreign;
 mod local_copy;
 mod long;
 mod outcomes;
-mod pauses;
+pub mod pauses;
 mod premises;
 mod refusals;
 mod rehearsal;
 mod runs;
 mod several;
-mod site;
+pub mod site;
 mod surroundings;
 mod swap;
 mod tools;
@@ -34,7 +34,11 @@ fn an_alembic_site(environment: Environment, upgrade: &str) -> (Site, AlembicPro
 }
 
 /// The same, with `settings` in `[gate]`.
-fn an_alembic_site_with(settings: &str, environment: Environment, upgrade: &str) -> (Site, AlembicProject) {
+pub fn an_alembic_site_with(
+    settings: &str,
+    environment: Environment,
+    upgrade: &str,
+) -> (Site, AlembicProject) {
     let site = Site::with_gate(settings);
     let project = AlembicProject::new(&site.cluster, environment);
     project.add(&Revision { id: "a1", down: "", upgrade: "", downgrade: "", docstring: "what is there" });
@@ -44,20 +48,20 @@ fn an_alembic_site_with(settings: &str, environment: Environment, upgrade: &str)
 }
 
 /// What a good `b2` does.
-const ADD_AGE: &str = "op.add_column(\"users\", sa.Column(\"age\", sa.Integer))";
+pub const ADD_AGE: &str = "op.add_column(\"users\", sa.Column(\"age\", sa.Integer))";
 
 /// The words of an Alembic command.
-fn alembic(args: &[&str]) -> Vec<String> {
+pub fn alembic(args: &[&str]) -> Vec<String> {
     words(&migration_program("alembic"), args)
 }
 
 /// The words of a shell script.
-fn shell(script: &str) -> Vec<String> {
+pub fn shell(script: &str) -> Vec<String> {
     words("sh", &["-ec", script])
 }
 
 /// Runs one statement as a transaction of its own, as a line of a shell script.
-fn psql(statement: &str) -> String {
+pub fn psql(statement: &str) -> String {
     assert!(!statement.contains('"'), "the statement is quoted by \"");
     format!("psql -Xq -v ON_ERROR_STOP=1 -c \"{statement}\"\n")
 }

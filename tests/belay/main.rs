@@ -20,6 +20,7 @@ mod gate;
 mod help;
 mod readme;
 mod recipients;
+mod remote;
 mod restore_revisions;
 mod restore_standalone;
 mod restore_tables;

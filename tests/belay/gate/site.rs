@@ -50,7 +50,8 @@ pub struct Ran {
 }
 
 impl Ran {
-    fn of(output: &Output) -> Ran {
+    /// What it came to, by its output.
+    pub fn of(output: &Output) -> Ran {
         let report = serde_json::from_str(&output.stdout).unwrap_or_default();
         Ran { code: output.code, report, told: format!("{}{}", output.stdout, output.stderr) }
     }
@@ -140,8 +141,7 @@ impl Site {
 
     /// Begins to gate a command.
     pub fn begin(&self, options: &[&str], words: &[String]) -> Running {
-        let mut command = self.command(options, words);
-        Running(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start belay"))
+        Running::start(&mut self.command(options, words))
     }
 
     /// The command that gates a command, with options.
@@ -206,6 +206,11 @@ impl Site {
 pub struct Running(Child);
 
 impl Running {
+    /// Starts a command.
+    pub fn start(command: &mut Command) -> Running {
+        Running(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start belay"))
+    }
+
     /// Waits until `holds`; tells what `belay` said if it ends before.
     pub fn wait_until(&mut self, fact: &str, mut holds: impl FnMut() -> bool) {
         wait_until(fact, || {
