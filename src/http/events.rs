@@ -74,7 +74,8 @@ impl Events {
             }));
         }
         let is_there = !journal.is_empty() || self.office.runners.of(&self.run).is_some();
-        self.is_over = !is_there;
+        // Whoever asks for what comes after the end knows all.
+        self.is_over = !is_there || journal.last().is_some_and(|entry| entry.phase.is_terminal());
         let is_migrating = journal.last().is_some_and(|entry| entry.phase == Phase::Migrating);
         if let (true, false, Some(runner)) =
             (is_migrating, self.is_go_told, self.office.runners.of(&self.run))

@@ -70,7 +70,8 @@ fn words(program: &str, args: &[&str]) -> Vec<String> {
     std::iter::once(program).chain(args.iter().copied()).map(str::to_owned).collect()
 }
 
-fn wait_until(fact: &str, mut holds: impl FnMut() -> bool) {
+/// Waits until `holds`.
+pub fn wait_until(fact: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(60);
     while !holds() {
         assert!(Instant::now() < deadline, "it does not come true that {fact}");

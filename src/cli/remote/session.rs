@@ -43,6 +43,7 @@ pub struct Session {
     is_quiet: bool,
     /// The number of the last event that is known.
     known: u64,
+    is_over: bool,
 }
 
 /// What is asked for.
@@ -96,13 +97,14 @@ impl Session {
             holder: new_name(),
             is_quiet,
             known: 0,
+            is_over: false,
         })
     }
 
     /// The gate of a run that was opened before.
     pub fn known(server: Server, run: String, holder: String, is_quiet: bool) -> Self {
         let title = format!("run {run}");
-        Self { server, run, title, lease: PATIENCE, holder, is_quiet, known: 0 }
+        Self { server, run, title, lease: PATIENCE, holder, is_quiet, known: 0, is_over: false }
     }
 
     /// Waits until the command may begin, and claims the go; told to stop, it ends the run.
@@ -229,7 +231,9 @@ impl Session {
     /// # Errors
     /// [`Failure`] with [`ExitCode::Unknown`] when the daemon is away for too long.
     pub async fn verdict(&mut self) -> Result<RunReport, Failure> {
-        self.follow(Until::End).await?;
+        if !self.is_over {
+            self.follow(Until::End).await?;
+        }
         let deadline = Instant::now() + PATIENCE;
         let told = until_answered(deadline, async || self.server.told(&self.run).await).await;
         report_of(told.map_err(|error| self.failure("read the run", error))?)
@@ -274,6 +278,7 @@ impl Session {
             Event::Phase { number, phase, .. } => {
                 self.known = *number;
                 if phase.is_terminal() {
+                    self.is_over = true;
                     return Some(true);
                 }
                 self.tell_phase(*phase);
