@@ -274,6 +274,10 @@ impl Daemon {
             tracing::error!(errand = %errand, error = failure.chain(), hint = failure.hint, "failed");
             FAILED_PAUSE
         };
+        if matches!(errand, Errand::Ordered(_)) {
+            // It is done once, whatever comes of it.
+            return;
+        }
         // How long failed work waits is the schedule's business; the ledger knows of it.
         if failure.code == ExitCode::Busy || matches!(errand, Errand::Survey { .. }) {
             self.not_before.insert(errand, Instant::now() + pause);

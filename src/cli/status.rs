@@ -119,7 +119,11 @@ pub async fn report(host: &Host, ledger: &Ledger, scope: Scope<'_>) -> Result<Re
     let mut databases = Vec::new();
     let meant = meant(host, ledger).await;
     for name in names(&meant, &listing).iter().filter(|name| scope.covers(Some(name))) {
-        databases.push(status_of(name, host, &listing, ledger, now).await?);
+        let mut of_database = status_of(name, host, &listing, ledger, now).await?;
+        if scope != Scope::Everything {
+            of_database.last_failure = of_database.last_failure.map(LastFailure::without_error);
+        }
+        databases.push(of_database);
     }
     let runs = ledger.recent_runs(None, RUNS_LOOKED_AT).await.map_err(Failure::of("status"))?;
     let is_of_host = scope == Scope::Everything;

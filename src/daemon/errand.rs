@@ -182,12 +182,20 @@ async fn work_on(ground: &Ground, work: &Work) -> Result<(), Failure> {
 
 async fn carry_out(ground: &Ground, ordered: &Ordered) -> Result<(), Failure> {
     let Some(name) = &ordered.work.database else { return Ok(()) };
-    match &ordered.task {
+    let done = match &ordered.task {
         Task::Snapshot => take_snapshot(ground, name).await,
         Task::Verify { snapshot, depth } => {
             verify(ground, name, &Selector::Id(snapshot.clone()), *depth).await
         }
+    };
+    if let Err(failure) = &done
+        && failure.code == ExitCode::Busy
+    {
+        // It did not get as far as to be recorded as a job.
+        let action = ordered.work.kind.as_str();
+        audit::note(&ground.ledger, action, (Some(name), None), &failure.chain()).await?;
     }
+    done
 }
 
 async fn take_snapshot(ground: &Ground, name: &str) -> Result<(), Failure> {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use axum::body::HttpBody as _;
 use axum::extract::{DefaultBodyLimit, MatchedPath, Request};
 use axum::http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderValue, StatusCode};
@@ -10,7 +11,7 @@ use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse as _, Response};
 use axum::{Json, Router};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
-use utoipa::openapi::{Components, OpenApi};
+use utoipa::openapi::{Components, ContentBuilder, OpenApi, Ref, ResponseBuilder};
 use utoipa::{Modify, OpenApi as _};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -70,15 +71,19 @@ pub(super) fn router_and_document() -> (Router<Arc<Office>>, OpenApi) {
         .routes(routes!(gates::claim))
         .routes(routes!(gates::beat))
         .routes(routes!(gates::close))
-        .layer(from_fn(in_time));
+        .layer(from_fn(in_time))
+        .layer(from_fn(within::<BODY_BYTES>))
+        .layer(DefaultBodyLimit::max(BODY_BYTES));
     let large = OpenApiRouter::new()
         .routes(routes!(gates::output))
-        .layer(DefaultBodyLimit::max(gates::OUTPUT_BYTES))
-        .layer(from_fn(in_time));
+        .layer(from_fn(in_time))
+        .layer(from_fn(within::<{ gates::OUTPUT_BYTES }>))
+        .layer(DefaultBodyLimit::max(gates::OUTPUT_BYTES));
     // Opening a gate may have to end an abandoned run first, and events go on for as long as a run.
     let patient = OpenApiRouter::new()
         .routes(routes!(gates::open))
         .routes(routes!(gates::events))
+        .layer(from_fn(within::<{ gates::OPENING_BYTES }>))
         .layer(DefaultBodyLimit::max(gates::OPENING_BYTES));
     let (router, document) = OpenApiRouter::with_openapi(Document::openapi())
         .merge(answered_at_once)
@@ -90,9 +95,31 @@ pub(super) fn router_and_document() -> (Router<Arc<Office>>, OpenApi) {
         .method_not_allowed_fallback(async || {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this is not done here").with_hint(DOCUMENT)
         })
-        .layer(DefaultBodyLimit::max(BODY_BYTES))
         .layer(from_fn(noted));
-    (router, document)
+    (router, with_common_answers(document))
+}
+
+/// Puts what every route may answer besides into the document.
+fn with_common_answers(mut document: OpenApi) -> OpenApi {
+    let answers = [
+        ("401", "No token, or none that counts"),
+        ("403", "The token does not allow it"),
+        ("429", "Too many failed tries from this address"),
+    ];
+    for item in document.paths.paths.values_mut() {
+        for operation in [&mut item.get, &mut item.post].into_iter().flatten() {
+            if operation.security.is_some() {
+                continue;
+            }
+            for (status, description) in answers {
+                let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();
+                let answer = ResponseBuilder::new().description(description);
+                let answer = answer.content("application/json", content).build();
+                operation.responses.responses.entry(status.into()).or_insert(answer.into());
+            }
+        }
+    }
+    document
 }
 
 /// This document.
@@ -105,6 +132,15 @@ pub(super) fn router_and_document() -> (Router<Arc<Office>>, OpenApi) {
 )]
 async fn document() -> Json<OpenApi> {
     Json(api_document())
+}
+
+/// Refuses a body that is announced as larger than it may be, before any of it is read.
+async fn within<const BYTES: usize>(request: Request, next: Next) -> Response {
+    if request.body().size_hint().lower() > BYTES as u64 {
+        let text = format!("the body of this request may have {BYTES} bytes");
+        return Problem::new(StatusCode::PAYLOAD_TOO_LARGE, text).into_response();
+    }
+    next.run(request).await
 }
 
 /// Ends a request that takes too long; one whose body does not come, too.

@@ -4,16 +4,20 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
-use axum::extract::{FromRequest, FromRequestParts};
+use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use utoipa::ToSchema;
 
 use super::caller::Caller;
 use crate::cli::report::{ExitCode, Failure};
 use crate::rules::access::Role;
+
+/// How long the body of a request may take to come.
+const BODY_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Why a request was not done.
 #[derive(Debug, Serialize, ToSchema)]
@@ -131,10 +135,26 @@ impl From<PathRejection> for Problem {
     }
 }
 
-/// The JSON of a request.
-#[derive(FromRequest)]
-#[from_request(via(axum::Json), rejection(Problem))]
+/// The JSON of a request, which comes within [`BODY_TIMEOUT`].
 pub struct Body<T>(pub T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let Json(body) = in_time(Json::from_request(request, state)).await??;
+        Ok(Self(body))
+    }
+}
+
+/// Reads a body, or gives it up when its client takes too long to send it.
+///
+/// # Errors
+/// [`Problem`]
+pub async fn in_time<T>(read: impl Future<Output = T>) -> Result<T, Problem> {
+    let read = tokio::time::timeout(BODY_TIMEOUT, read).await;
+    read.map_err(|_| Problem::new(StatusCode::REQUEST_TIMEOUT, "the body of the request does not come"))
+}
 
 /// What stands behind the `?`.
 #[derive(FromRequestParts)]

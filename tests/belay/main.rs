@@ -18,6 +18,7 @@ mod fences;
 mod fidelity;
 mod gate;
 mod help;
+mod http;
 mod readme;
 mod recipients;
 mod remote;

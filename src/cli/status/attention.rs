@@ -26,6 +26,11 @@ pub(super) struct LastFailure {
 }
 
 impl LastFailure {
+    /// The same failure, without what it says of the host.
+    pub(super) fn without_error(self) -> Self {
+        Self { error: "the daemon's log on the host says why".into(), ..self }
+    }
+
     pub(super) fn line(&self, database: &str, now: DateTime<Utc>) -> String {
         let since = if self.overcome { ", succeeded since" } else { "" };
         let age = age_text(now - self.at);

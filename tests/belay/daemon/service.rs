@@ -31,6 +31,11 @@ pub struct Ended {
 
 impl Service {
     pub fn start(belay: &Belay) -> Self {
+        Self::start_logging(belay, "info,sqlx=warn")
+    }
+
+    /// Starts one that logs what `filter` lets through.
+    pub fn start_logging(belay: &Belay, filter: &str) -> Self {
         let room =
             (0..).map(|n| belay.home().join(format!("service-{n}"))).find(|room| !room.exists()).unwrap();
         std::fs::create_dir(&room).unwrap();
@@ -54,6 +59,7 @@ impl Service {
         command.env_clear().envs(serve.get_envs().filter_map(|(name, value)| Some((name, value?))));
         let child = command
             .env("NOTIFY_SOCKET", &socket)
+            .env("BELAY_LOG", filter)
             .current_dir("/")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -89,6 +95,11 @@ impl Service {
         assert!(found, "{what}: {}\n{}", self.log(), self.told());
     }
 
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
     }
@@ -97,15 +108,25 @@ impl Service {
         self.signal(Signal::SIGHUP);
     }
 
+    /// Tells it to stop, and does not wait.
+    pub fn terminate(&self) {
+        self.signal(Signal::SIGTERM);
+    }
+
     pub fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
     /// Ends it as systemd does.
-    pub fn stop(mut self) -> Ended {
+    pub fn stop(self) -> Ended {
+        self.terminate();
+        self.ended()
+    }
+
+    /// Waits until it has ended by itself.
+    pub fn ended(mut self) -> Ended {
         use std::os::unix::process::ExitStatusExt as _;
-        self.signal(Signal::SIGTERM);
         let mut status = None;
         let ended = is_so_within(Duration::from_secs(60), || {
             status = self.child.try_wait().unwrap();

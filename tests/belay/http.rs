@@ -1,0 +1,10 @@
+//! The daemon over HTTP: who may do what, and that nobody else, and no odd client, does anything.
+
+mod abuse;
+mod client;
+mod document;
+mod orders;
+mod site;
+mod socket;
+mod tls;
+mod tokens;
