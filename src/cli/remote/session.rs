@@ -174,6 +174,7 @@ impl Session {
             let limit = over.min(said_at + pause.max(Duration::from_secs(1)));
             let beat = self.server.beat(&self.run, Some(&self.holder));
             match tokio::time::timeout_at(limit, beat).await {
+                Ok(Ok(standing)) if standing.phase > Phase::Migrating => return LostLease::GivenUp,
                 Ok(Ok(_)) => {
                     heard.send_replace(said_at);
                     next = said_at + pause;
