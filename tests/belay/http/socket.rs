@@ -47,7 +47,8 @@ fn ask_as_a_member(site: &Site, sent: &str) -> String {
     let group: Gid = User::from_name("postgres").unwrap().unwrap().gid;
     let mut python = Command::new("setpriv");
     python.args(["--reuid", "65534", "--regid", &group.to_string(), "--clear-groups", "--"]);
-    let output = python.args(["python3", "-c", script]).arg(&site.socket).arg(sent).output().unwrap();
+    let output =
+        python.args(["/usr/bin/python3", "-c", script]).arg(&site.socket).arg(sent).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
