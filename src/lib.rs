@@ -43,6 +43,11 @@
 //!   back in one transaction of renames, or not at all; what it left alone is not touched.
 //! - **A run that died before its command started is undone, not gone on with**: nobody waits for
 //!   that migration any more.
+//! - **A command on another machine is judged by what the server shows**: its runner holds a lease, and one
+//!   that is lost tells nothing of how the command ended. The runner ends it, the daemon waits for longer
+//!   than that takes, ends the sessions, and only then looks ([`rules::lease`]).
+//! - **Tokens lie in the ledger, as hashes**: one that is revoked counts no more from that moment on, and what it
+//!   was used for stands in the audit log beside it.
 //! - **A verification record names objects, not tables**: it lies in the open. What differs in a
 //!   table is told to whoever asked.
 //!
