@@ -17,6 +17,9 @@
 //! Not promised: that a writer to the store cannot bring back an *old* signed snapshot, that
 //! sizes hide what changed, or protection from a malicious superuser of the database itself.
 
+mod gunzip;
+mod gzip;
+
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 
@@ -188,60 +191,6 @@ impl<W: Write> Write for SealWriter<W> {
     }
 }
 
-/// One gzip member per call: ISA-L where it was built in, libdeflate elsewhere. Either is
-/// smaller than gzip's own level 6 on COPY text, at several times its speed.
-mod gzip {
-    use std::io;
-
-    /// Room for a member that does not compress: stored blocks, header and trailer.
-    #[cfg(feature = "isal")]
-    const fn bound(plain_bytes: usize) -> usize {
-        plain_bytes + plain_bytes / 64 + 1024
-    }
-
-    #[cfg(feature = "isal")]
-    pub struct Compressor;
-
-    #[cfg(feature = "isal")]
-    impl Compressor {
-        pub fn new() -> Self {
-            Self
-        }
-
-        /// Replaces `out` with `plain` as one gzip member.
-        ///
-        /// Only the stateless call is used: the crate's streaming ones cut their output short
-        /// without an error.
-        pub fn member(&mut self, plain: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
-            out.resize(bound(plain.len()), 0);
-            let written = isal::compress_into(plain, out, isal::CompressionLevel::Three, isal::Codec::Gzip)
-                .map_err(|error| io::Error::other(format!("{error:?}")))?;
-            out.truncate(written);
-            Ok(())
-        }
-    }
-
-    #[cfg(not(feature = "isal"))]
-    pub struct Compressor(libdeflater::Compressor);
-
-    #[cfg(not(feature = "isal"))]
-    impl Compressor {
-        pub fn new() -> Self {
-            let level = libdeflater::CompressionLvl::new(1).expect("1 is a level of libdeflate");
-            Self(libdeflater::Compressor::new(level))
-        }
-
-        /// Replaces `out` with `plain` as one gzip member.
-        pub fn member(&mut self, plain: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
-            out.resize(self.0.gzip_compress_bound(plain.len()), 0);
-            let written =
-                self.0.gzip_compress(plain, out).map_err(|error| io::Error::other(error.to_string()))?;
-            out.truncate(written);
-            Ok(())
-        }
-    }
-}
-
 /// Opens what was sealed to one of a set of identities.
 #[derive(Clone)]
 pub struct Opener {
@@ -314,70 +263,6 @@ type AgeReader<R> = age::stream::StreamReader<io::BufReader<R>>;
 
 /// A reader of plain bytes; see [`Opener::open`].
 pub type OpenReader<R> = MultiGzDecoder<AgeReader<R>>;
-
-/// Decompresses objects that are whole in memory: member by member with libdeflate, which is
-/// about twice as fast as a stream decoder.
-mod gunzip {
-    use std::io::{self, Read};
-
-    use flate2::read::MultiGzDecoder;
-
-    use super::MEMBER_BYTES;
-
-    const HEADER_BYTES: usize = 10;
-    const TRAILER_BYTES: usize = 8;
-
-    /// Appends what `compressed` holds to `plain`, up to `limit_bytes`.
-    pub fn all(mut compressed: impl Read, plain: &mut Vec<u8>, limit_bytes: u64) -> io::Result<()> {
-        let mut members = Vec::new();
-        compressed.read_to_end(&mut members)?;
-        let start = plain.len();
-        if by_member(&members, plain, limit_bytes).is_none() {
-            plain.truncate(start);
-            MultiGzDecoder::new(members.as_slice()).take(limit_bytes).read_to_end(plain)?;
-        }
-        Ok(())
-    }
-
-    /// Decodes members that begin alike, as ours do; `None` when they are not such.
-    ///
-    /// A member's end is the beginning of the next; should its header's bytes occur by chance in
-    /// the middle, the checksum does not fit there and the next occurrence is tried.
-    fn by_member(members: &[u8], plain: &mut Vec<u8>, limit_bytes: u64) -> Option<()> {
-        let header = members.get(..HEADER_BYTES)?;
-        let finder = memchr::memmem::Finder::new(header);
-        let mut decompressor = libdeflater::Decompressor::new();
-        let mut rest = members;
-        while !rest.is_empty() {
-            let next_headers = finder.find_iter(rest.get(HEADER_BYTES..)?).map(|at| at + HEADER_BYTES);
-            let mut ends = next_headers.chain([rest.len()]);
-            let end = ends
-                .find(|end| one(&mut decompressor, rest.get(..*end).unwrap_or_default(), plain).is_some())?;
-            if plain.len() as u64 > limit_bytes {
-                return None;
-            }
-            rest = rest.get(end..)?;
-        }
-        Some(())
-    }
-
-    /// Appends one member, if `member` is exactly that.
-    fn one(decompressor: &mut libdeflater::Decompressor, member: &[u8], plain: &mut Vec<u8>) -> Option<()> {
-        if member.len() < HEADER_BYTES + TRAILER_BYTES {
-            return None;
-        }
-        let length = member.last_chunk::<4>().map(|bytes| u32::from_le_bytes(*bytes))?;
-        let length = usize::try_from(length).ok().filter(|length| *length <= MEMBER_BYTES)?;
-        let start = plain.len();
-        plain.resize(start + length, 0);
-        let written = decompressor.gzip_decompress(member, plain.get_mut(start..)?);
-        if written.is_ok_and(|written| written == length) {
-            return Some(());
-        }
-        plain.truncate(start);
-        None
-    }
-}
 
 /// Checks the bytes of an object as stored.
 ///
