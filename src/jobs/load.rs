@@ -8,7 +8,7 @@ mod chunks;
 mod post_data;
 pub mod statistics;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -214,6 +214,8 @@ pub struct Loaded {
     pub schema_archive: PathBuf,
     /// Errors of pg_restore that were accepted.
     pub accepted: Vec<String>,
+    /// Tables whose columns' statistics were gathered meanwhile.
+    pub analyzed: BTreeSet<(String, String)>,
 }
 
 /// Loads the whole snapshot: schema, data, indexes and constraints; its statistics are [`statistics`].
@@ -230,22 +232,22 @@ pub async fn load(
     let mut loaded = Loaded::default();
     target.progress.enter("loading the schema");
     let schema = open_schema(source, target.work_directory, target.progress).await?;
-    loaded
-        .accepted
-        .extend(run_pg_restore(target, &["--section=pre-data"], &schema, 1, tools::PINNED_OPTIONS).await?);
+    let (accepted, post_data, data) = futures::try_join!(
+        run_pg_restore(target, &["--section=pre-data"], &schema, 1, tools::PINNED_OPTIONS),
+        PostData::read(target, &schema),
+        source.spool_sealed(layout::DATA, &objects.data, target.work_directory, target.progress)
+    )?;
+    loaded.accepted.extend(accepted);
 
     target.progress.enter("loading tables");
     target
         .progress
         .expect(chunks::chunked(inventory).flat_map(|(_, parts)| parts).map(|part| part.plain_bytes).sum());
-    let data =
-        source.spool_sealed(layout::DATA, &objects.data, target.work_directory, target.progress).await?;
-    let post_data = PostData::read(target, &schema).await?;
     let (from_chunks, accepted) = futures::try_join!(
         chunks::load(source, inventory, target, &post_data),
         load_data(source, target, &data)
     )?;
-    loaded.rows = from_chunks.rows;
+    (loaded.rows, loaded.analyzed) = (from_chunks.rows, from_chunks.analyzed);
     loaded.accepted.extend(from_chunks.accepted.into_iter().chain(accepted));
 
     target.progress.enter("building indexes and constraints");

@@ -354,7 +354,7 @@ async fn load_and_prove(
     let loaded = load::load(source, inventory, &target).await?;
     let claim = Claim { manifest: &source.entry.manifest, inventory, loaded: &loaded };
     let (missed, mut proven) = futures::try_join!(
-        statistics::gather(inventory, &target),
+        statistics::gather(inventory, &target, &loaded),
         prove::prove(&claim, &connection, tools, request.proof, request.jobs, means.progress)
     )?;
     proven.notes.extend(missed);

@@ -156,6 +156,22 @@ pub async fn tablespaces(session: &mut PgConnection) -> Result<Vec<String>, Post
     rows(session, "list tablespaces", sql).await?.iter().map(|row| column(row, "name")).collect()
 }
 
+/// Reads the tables whose statistics are not only of their own columns, but of expressions in an index
+/// or of several columns together.
+///
+/// # Errors
+/// As [`PostgresError::of_query`] sorts them.
+pub async fn tables_with_more_statistics(
+    session: &mut PgConnection,
+) -> Result<Vec<(String, String)>, PostgresError> {
+    let sql = "SELECT n.nspname::text AS schema, c.relname::text AS name \
+        FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+        WHERE c.oid IN (SELECT indrelid FROM pg_catalog.pg_index WHERE indexprs IS NOT NULL \
+                        UNION ALL SELECT stxrelid FROM pg_catalog.pg_statistic_ext)";
+    let listed = rows(session, "list tables with more statistics", sql).await?;
+    listed.iter().map(|row| Ok((column(row, "schema")?, column(row, "name")?))).collect()
+}
+
 /// Lists the unlogged tables by schema and name.
 ///
 /// # Errors

@@ -66,6 +66,34 @@ fn ranges_with_the_same_rows_share_a_chunk() {
 }
 
 #[test]
+fn large_tables_come_back_with_their_keys_and_statistics() {
+    let (cluster, belay) = a_kept_table();
+    cluster.psql(
+        "shop",
+        "ALTER TABLE orders ADD PRIMARY KEY (id);
+         CREATE TABLE lines AS SELECT id, id % 100 AS day, body FROM orders;
+         ALTER TABLE lines ADD CONSTRAINT \"a key\" UNIQUE (id), ADD FOREIGN KEY (id) REFERENCES orders;
+         CREATE INDEX ON lines (upper(left(body, 8)));
+         CREATE STATISTICS by_day (dependencies) ON day, id FROM lines;
+         CREATE SCHEMA \"a b\";
+         CREATE TABLE \"a b\".\"c d\" AS SELECT * FROM orders;
+         ALTER TABLE \"a b\".\"c d\" ADD PRIMARY KEY (id)",
+    );
+    assert_eq!(belay.run(["snapshot", "app"]).code, 0);
+    let restored = belay.run(["restore", "app", "--into", "back", "--prove", "full"]);
+    assert_eq!(restored.code, 0, "{}", restored.stderr);
+    let keys = "SELECT conrelid::regclass, conname, pg_get_constraintdef(oid) FROM pg_constraint \
+        WHERE contype IN ('p', 'u', 'f') AND conrelid > 16383 ORDER BY 1::text, 2";
+    let found = cluster.psql("back", keys);
+    assert_eq!(found.lines().count(), 4);
+    assert_eq!(found, cluster.psql("shop", keys));
+    // Of two columns, three, the expression of an index, and two.
+    let of_columns = "SELECT count(*) FROM pg_stats WHERE schemaname IN ('public', 'a b')";
+    assert_eq!(cluster.psql("back", of_columns).trim(), "8");
+    assert_eq!(cluster.psql("back", "SELECT count(*) FROM pg_statistic_ext_data").trim(), "1");
+}
+
+#[test]
 fn damaged_chunk_is_stored_anew_by_the_next_snapshot() {
     let (_cluster, belay) = a_kept_table();
     belay.json(["snapshot", "app"]);

@@ -1,12 +1,13 @@
 //! Loads the tables that lie in chunks with several sessions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use sqlx::Connection as _;
 
 use super::post_data::PostData;
-use super::{Source, Target, heartbeat};
+use super::{Source, Target, heartbeat, statistics};
 use crate::jobs::JobError;
 use crate::postgres::PostgresError;
 use crate::postgres::copy::CopyIn;
@@ -36,11 +37,14 @@ enum Method {
 }
 
 /// What was loaded from chunks.
+#[derive(Default)]
 pub(super) struct FromChunks {
     /// Rows that the server took, by table.
     pub(super) rows: BTreeMap<(String, String), u64>,
     /// Errors of pg_restore that were accepted.
     pub(super) accepted: Vec<String>,
+    /// Tables whose columns' statistics were gathered.
+    pub(super) analyzed: BTreeSet<(String, String)>,
 }
 
 /// Loads the large tables with several sessions, and builds their keys; one that is most of the
@@ -53,7 +57,8 @@ pub(super) async fn load(
 ) -> Result<FromChunks, JobError> {
     let loads = Mutex::new(divide(inventory, target.jobs));
     let encoding = literal(&inventory.copy_encoding);
-    let done = Mutex::new(FromChunks { rows: BTreeMap::new(), accepted: Vec::new() });
+    let done = Mutex::new(FromChunks::default());
+    let left = AtomicUsize::new(loads.lock().unwrap_or_else(PoisonError::into_inner).len());
     let workers = (0..target.jobs).map(|_| async {
         let mut session = session::connect(target.connection).await?;
         loop {
@@ -65,8 +70,19 @@ pub(super) async fn load(
                 Method::Frozen => post_data.build_keys(target, schema, name).await?,
                 Method::Shared => Vec::new(),
             };
+            // Those of the last one need not be waited for here: it can be compared meanwhile.
+            let is_last = left.fetch_sub(1, Ordering::Relaxed) == 1;
+            let is_analyzed = load.method == Method::Frozen
+                && !is_last
+                && heartbeat(target.progress, statistics::gather_of(load.table, &mut session))
+                    .await?
+                    .is_none();
             let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
-            *done.rows.entry((schema.clone(), name.clone())).or_default() += taken;
+            let name = (schema.clone(), name.clone());
+            if is_analyzed {
+                done.analyzed.insert(name.clone());
+            }
+            *done.rows.entry(name).or_default() += taken;
             done.accepted.extend(accepted);
         }
         session.close().await.map_err(|error| PostgresError::of_query("load a table", error))?;

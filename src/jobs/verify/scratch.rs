@@ -111,7 +111,7 @@ async fn load_and_prove(
     };
     let loaded = load::load(source, inventory, &target).await?;
     let statistics = async {
-        let missed = statistics::gather(inventory, &target).await?;
+        let missed = statistics::gather(inventory, &target, &loaded).await?;
         Ok((missed, watch.elapsed_ms()))
     };
     let claim = Claim { manifest: &source.entry.manifest, inventory, loaded: &loaded };
