@@ -66,12 +66,13 @@ pub(super) async fn load(
             let Some(load) = next else { break };
             let taken = load_part(source, target, &mut session, &load, &encoding).await?;
             let TableRecord { schema, name, .. } = load.table;
+            let is_last = left.fetch_sub(1, Ordering::Relaxed) == 1;
+            let others_load = target.jobs > 1 && !is_last;
             let accepted = match load.method {
-                Method::Frozen => post_data.build_keys(target, schema, name).await?,
+                Method::Frozen => post_data.build_keys(target, schema, name, others_load).await?,
                 Method::Shared => Vec::new(),
             };
-            // Those of the last one need not be waited for here: it can be compared meanwhile.
-            let is_last = left.fetch_sub(1, Ordering::Relaxed) == 1;
+            // The statistics of the last one need not be waited for here: it can be compared meanwhile.
             let is_analyzed = load.method == Method::Frozen
                 && !is_last
                 && heartbeat(target.progress, statistics::gather_of(load.table, &mut session))

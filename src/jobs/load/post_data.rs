@@ -19,6 +19,9 @@ use crate::postgres::{PostgresError, session};
 /// makes it sort on disk.
 const INDEX_MEMORY_BYTES: u64 = 256 << 20;
 
+/// While other sessions load, the processors are theirs.
+const ONE_WORKER: &str = " -c max_parallel_maintenance_workers=0";
+
 /// What `pg_restore --list` says of an attachment, between its numbers and its name.
 const ATTACHMENT: &str = " INDEX ATTACH ";
 
@@ -43,19 +46,21 @@ impl<'a> PostData<'a> {
         Ok(Self { archive, options: session_options(target).await?, entries })
     }
 
-    /// Makes the primary and unique keys of a table that is loaded, while others still are; returns
-    /// the errors that were accepted. It needs nothing but its table, which is in memory now.
+    /// Makes the primary and unique keys of a table that is loaded, and in memory now; returns the
+    /// errors that were accepted. `others_load` is whether other sessions are loading meanwhile.
     pub(super) async fn build_keys(
         &self,
         target: &Target<'_>,
         schema: &str,
         table: &str,
+        others_load: bool,
     ) -> Result<Vec<String>, JobError> {
         let taken = take_keys(&mut self.lock(), schema, table);
         if taken.is_empty() {
             return Ok(Vec::new());
         }
-        self.restore(target, &taken, 1).await
+        let workers = if others_load { ONE_WORKER } else { "" };
+        self.restore(target, &taken, 1, &format!("{}{workers}", self.options)).await
     }
 
     /// Restores the rest; returns the errors that were accepted.
@@ -64,7 +69,7 @@ impl<'a> PostData<'a> {
         let mut accepted = Vec::new();
         for (pace, entries) in passes(&entries) {
             let jobs = if pace == Pace::OneByOne { 1 } else { target.jobs };
-            accepted.extend(self.restore(target, entries, jobs).await?);
+            accepted.extend(self.restore(target, entries, jobs, &self.options).await?);
         }
         Ok(accepted)
     }
@@ -74,6 +79,7 @@ impl<'a> PostData<'a> {
         target: &Target<'_>,
         entries: &[String],
         jobs: usize,
+        options: &str,
     ) -> Result<Vec<String>, JobError> {
         let file = tempfile::Builder::new().prefix("post-data.").tempfile_in(target.work_directory);
         let failed =
@@ -82,7 +88,7 @@ impl<'a> PostData<'a> {
         file.write_all(entries.join("\n").as_bytes()).map_err(failed)?;
         let chosen = format!("--use-list={}", file.path().display());
         let arguments = ["--section=post-data", &chosen];
-        run_pg_restore(target, &arguments, self.archive, jobs, &self.options).await
+        run_pg_restore(target, &arguments, self.archive, jobs, options).await
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<String>> {
