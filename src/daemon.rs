@@ -198,10 +198,8 @@ impl Daemon {
         };
         let mut due: Vec<_> = standings
             .into_iter()
-            .filter_map(|standing| match standing.due {
-                Due::Now { since, .. } => Some((since, standing.work)),
-                _ => None,
-            })
+            .filter(|standing| matches!(standing.due, Due::Now { .. }))
+            .map(|standing| (standing.waits_since(), standing.work))
             .collect();
         due.sort();
         due.into_iter()

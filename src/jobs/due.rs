@@ -36,6 +36,14 @@ pub struct Standing {
     pub due: Due,
 }
 
+impl Standing {
+    /// The first moment after its last success, however many came since; `None`, which is before all
+    /// others, when it never succeeded.
+    pub fn waits_since(&self) -> Option<DateTime<Utc>> {
+        self.last.and_then(|last| self.schedule.next_after(last))
+    }
+}
+
 /// Looks where everything stands that is scheduled for `databases`, snapshots first.
 ///
 /// A verification of a database without snapshots is not scheduled.

@@ -26,6 +26,7 @@ mod restore_revisions;
 mod restore_standalone;
 mod restore_tables;
 mod settings_in_use;
+mod soak;
 mod status;
 mod stores;
 mod versions;

@@ -7,14 +7,14 @@ use std::io::Write as _;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use rand::RngExt as _;
 use rand::rngs::Xoshiro256PlusPlus;
-use rand::{RngExt as _, SeedableRng as _};
 
 use super::{
     a_filled_cluster, assert_nothing_left, contents, databases, files_below, half_loaded, installed, listed,
     succeed, wait_for_the_end_of_children, wait_until,
 };
-use crate::world::{Belay, Cluster, document};
+use crate::world::{Belay, Cluster, dice, document};
 
 const ROWS: u32 = 20_000;
 
@@ -24,13 +24,8 @@ struct Fate {
 }
 
 impl Fate {
-    #[expect(clippy::disallowed_methods, reason = "the seed of a test is no setting of belay")]
     fn new() -> Fate {
-        let given =
-            std::env::var("BELAY_TEST_SEED").ok().map(|seed| seed.parse().expect("a seed is a number"));
-        let seed = given.unwrap_or_else(rand::random::<u64>);
-        eprintln!("BELAY_TEST_SEED={seed}");
-        Fate { random: Xoshiro256PlusPlus::seed_from_u64(seed) }
+        Fate { random: dice() }
     }
 
     /// Runs `belay` and kills it within `usual`, the time that it takes; says how long it lived.

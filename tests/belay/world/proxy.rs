@@ -138,7 +138,10 @@ impl Shared {
         let cut = if let Fault::CutRequest(bytes) = fault { bytes } else { usize::MAX };
         let answering = {
             let (server, client, fault) = (server.try_clone()?, client.try_clone()?, fault.clone());
-            std::thread::spawn(move || drop(pass_answer(server, client, &fault)))
+            std::thread::spawn(move || {
+                let _ = pass_answer(&server, &client, &fault);
+                let _ = (server.shutdown(Shutdown::Both), client.shutdown(Shutdown::Both));
+            })
         };
         let passed = pass(std::io::Cursor::new(request).chain(client.try_clone()?), &mut server, cut);
         if cut != usize::MAX {
@@ -149,7 +152,7 @@ impl Shared {
     }
 }
 
-fn pass_answer(mut server: TcpStream, mut client: TcpStream, fault: &Fault) -> std::io::Result<()> {
+fn pass_answer(mut server: &TcpStream, mut client: &TcpStream, fault: &Fault) -> std::io::Result<()> {
     let (head, rest) = read_head(&mut server)?;
     if let Fault::Slow(time) = fault {
         std::thread::sleep(*time);
@@ -163,12 +166,10 @@ fn pass_answer(mut server: TcpStream, mut client: TcpStream, fault: &Fault) -> s
         rest[*at] ^= 1;
     }
     let begun = [head.into_bytes(), rest].concat();
-    let passed = pass(std::io::Cursor::new(begun).chain(server.try_clone()?), &mut client, cut);
-    let _ = (server.shutdown(Shutdown::Both), client.shutdown(Shutdown::Both));
-    passed
+    pass(std::io::Cursor::new(begun).chain(server), &mut client, cut)
 }
 
-fn pass(mut from: impl Read, to: &mut TcpStream, cut: usize) -> std::io::Result<()> {
+fn pass(mut from: impl Read, to: &mut impl Write, cut: usize) -> std::io::Result<()> {
     let mut left = cut;
     let mut bytes = [0; 16_384];
     loop {
@@ -183,7 +184,7 @@ fn pass(mut from: impl Read, to: &mut TcpStream, cut: usize) -> std::io::Result<
 }
 
 /// Reads to the end of a head; what came after it is returned beside it.
-fn read_head(from: &mut TcpStream) -> std::io::Result<(String, Vec<u8>)> {
+fn read_head(from: &mut impl Read) -> std::io::Result<(String, Vec<u8>)> {
     let mut bytes = Vec::new();
     let mut more = [0; 16_384];
     loop {

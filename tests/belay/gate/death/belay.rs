@@ -4,14 +4,14 @@ use std::time::Instant;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use rand::rngs::Xoshiro256PlusPlus;
-use rand::{RngExt as _, SeedableRng as _};
+use rand::RngExt as _;
 use rstest::rstest;
 
 use super::{
     End, Holder, a_stoppable_site, assert_order_is_made, hold_renames, migrated, migration, waits_for_a_lock,
 };
 use crate::gate::shell;
+use crate::world::dice;
 
 /// Kills `belay` while it stands at `place`, where it came past the places of `via`.
 fn killed_at(depth: &str, options: &[&str], status: u8, via: &[&str], place: &str, phase: &str, end: End) {
@@ -131,12 +131,8 @@ fn killed_while_the_names_are_swapped_the_catalog_is_asked() {
 }
 
 #[test]
-#[expect(clippy::disallowed_methods, reason = "the seed of a test is no setting of belay")]
 fn killed_at_any_moment_order_is_made() {
-    let given = std::env::var("BELAY_TEST_SEED").ok().map(|seed| seed.parse().expect("a seed is a number"));
-    let seed = given.unwrap_or_else(rand::random::<u64>);
-    eprintln!("BELAY_TEST_SEED={seed}");
-    let mut random = Xoshiro256PlusPlus::seed_from_u64(seed);
+    let mut random = dice();
     let site = a_stoppable_site("stored");
     let migrated = migrated(&site);
     let start = Instant::now();

@@ -2,18 +2,11 @@
 //!
 //! Seeds are printed; BELAY_TEST_SEED repeats one.
 
+use rand::RngExt as _;
 use rand::rngs::Xoshiro256PlusPlus;
-use rand::{RngExt as _, SeedableRng as _};
 
 use super::*;
-
-#[expect(clippy::disallowed_methods, reason = "the seed of a test is no setting of belay")]
-fn random() -> Xoshiro256PlusPlus {
-    let given = std::env::var("BELAY_TEST_SEED").ok().map(|seed| seed.parse().expect("a seed is a number"));
-    let seed = given.unwrap_or_else(rand::random::<u64>);
-    eprintln!("BELAY_TEST_SEED={seed}");
-    Xoshiro256PlusPlus::seed_from_u64(seed)
-}
+use crate::world::dice;
 
 /// Faults for the first tries of each write or read of an object; every third request passes.
 fn cutting(mut random: Xoshiro256PlusPlus, length: usize) -> impl Fn(usize, &str) -> Fault + Send + Sync {
@@ -30,7 +23,7 @@ fn cutting(mut random: Xoshiro256PlusPlus, length: usize) -> impl Fn(usize, &str
 #[tokio::test]
 async fn writes_that_are_cut_off_are_whole_in_the_end() {
     let bucket = Bucket::start();
-    let proxy = Proxy::start(bucket.address(), cutting(random(), 6 * MIB));
+    let proxy = Proxy::start(bucket.address(), cutting(dice(), 6 * MIB));
     let store = open_bucket(&S3Settings { attempts: 8, ..s3_settings(&proxy.endpoint()) }).await;
     let direct = open_bucket(&s3_settings(&bucket.endpoint())).await;
     for (n, length) in [100, 3 * MIB, 11 * MIB, 12 * MIB].into_iter().enumerate() {
@@ -46,7 +39,7 @@ async fn writes_that_are_cut_off_are_whole_in_the_end() {
 #[tokio::test]
 async fn a_write_that_never_gets_through_leaves_nothing_visible() {
     let bucket = Bucket::start();
-    let mut random = random();
+    let mut random = dice();
     for length in [100, 6 * MIB] {
         // Every part is longer.
         let at = random.random_range(0..length.min(MIB));
@@ -85,7 +78,7 @@ async fn a_write_whose_answer_is_lost_is_known_for_our_own(
 #[tokio::test]
 async fn a_read_goes_on_where_it_was_cut() {
     let bucket = Bucket::start();
-    let mut random = random();
+    let mut random = dice();
     let bytes = noise(6 * MIB);
     put(&open_bucket(&s3_settings(&bucket.endpoint())).await, "a", &bytes).await.unwrap();
     let cuts: Vec<usize> = (0..20).map(|_| random.random_range(MIB..3 * MIB)).collect();
@@ -128,7 +121,7 @@ async fn an_object_that_changes_while_it_is_read_is_an_error() {
 async fn a_wrong_byte_in_an_answer_is_an_error() {
     let bucket = Bucket::start();
     put(&open_bucket(&s3_settings(&bucket.endpoint())).await, "a", noise(MIB)).await.unwrap();
-    let at = random().random_range(0..MIB);
+    let at = dice().random_range(0..MIB);
     let proxy = Proxy::start(bucket.address(), move |_, _| Fault::WrongByte(at));
     let store = open_bucket(&s3_settings(&proxy.endpoint())).await;
     let failed = get(&store, "a").await.unwrap_err();
