@@ -69,9 +69,6 @@ impl FromRequestParts<Arc<Office>> for Caller {
 
     async fn from_request_parts(parts: &mut Parts, office: &Arc<Office>) -> Result<Self, Problem> {
         let peer = parts.extensions.get::<Peer>().copied().ok_or_else(Problem::unauthorized)?;
-        if let Some(wait) = office.tries.wait_of(peer) {
-            return Err(Problem::too_many_tries(wait));
-        }
         if !parts.headers.contains_key(AUTHORIZATION) {
             return match peer {
                 Peer::User(uid) => Ok(Self::with_uid(peer, uid)),
@@ -83,7 +80,11 @@ impl FromRequestParts<Arc<Office>> for Caller {
             Some(token) => office.holder_of(token, peer).await?,
             None => None,
         };
+        // Who has a token is heard, whatever others behind the same address do: many runners share one.
         found.map(|token| Self::with_token(peer, token)).ok_or_else(|| {
+            if let Some(wait) = office.tries.wait_of(peer) {
+                return Problem::too_many_tries(wait);
+            }
             office.tries.note_failure(peer);
             tracing::debug!(%peer, "a token is refused");
             Problem::unauthorized()

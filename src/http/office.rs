@@ -107,10 +107,9 @@ impl Office {
     }
 
     /// Lets `caller` pass if they may do `act` to the databases that it is `about`, by their names
-    /// in PostgreSQL; one who may not has failed a try, and the audit log hears of it.
+    /// in PostgreSQL; of one who may not the audit log hears.
     pub(super) async fn permit(&self, caller: &Caller, act: Act, about: &[&str]) -> Result<(), Problem> {
         let Some(reason) = refusal(caller.rights(), act, about) else { return Ok(()) };
-        self.tries.note_failure(caller.peer);
         self.note(caller, act.action(), about.first().copied(), None, &format!("refused: {reason}")).await;
         Err(Problem::forbidden(reason))
     }

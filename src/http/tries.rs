@@ -1,4 +1,5 @@
-//! Failed tries, by where they come from: whoever fails too often has to wait, and only they.
+//! Tries with tokens that are none, by where they come from: whoever fails too often gets no answer for a
+//! while, not even whether a token is one. Who has a token is not kept waiting by those who have none.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -50,7 +51,7 @@ impl Tries {
         Self { failed: RateLimiter::hashmap(quota), shut_out: Mutex::default() }
     }
 
-    /// How long `peer` has to wait before anything of it is looked at.
+    /// How long `peer` has to wait before it is told again that a token is none.
     pub fn wait_of(&self, peer: Peer) -> Option<Duration> {
         let source = Source::from(peer);
         let mut shut_out = self.shut_out.lock().unwrap_or_else(PoisonError::into_inner);
@@ -75,7 +76,7 @@ impl Tries {
             shut_out.retain(|_, until| *until > now);
         }
         shut_out.insert(source, now + wait);
-        tracing::warn!(%peer, "too many failed tries: nothing of it is looked at for a while");
+        tracing::warn!(%peer, "too many failed tries: it is told to wait");
     }
 }
 
