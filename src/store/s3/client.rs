@@ -154,6 +154,12 @@ struct TryAgain;
 
 impl ClassifyRetry for TryAgain {
     fn classify_retry(&self, context: &InterceptorContext) -> RetryAction {
+        // An answer that cannot be read was damaged on its way.
+        if let Some(Err(error)) = context.output_or_error()
+            && error.is_response_error()
+        {
+            return RetryAction::transient_error();
+        }
         let Some(response) = context.response() else { return RetryAction::NoActionIndicated };
         let status = response.status().as_u16();
         let body = response.body().bytes().unwrap_or_default();
