@@ -31,6 +31,11 @@ pub const MARK: &str = "BELAY_RUN";
 /// Variables of libpq that win over those that say where to connect.
 const ELSEWHERE: [&str; 3] = ["PGSERVICE", "PGSERVICEFILE", "PGHOSTADDR"];
 
+/// The first argument of a guard, before the name of its run.
+const GUARD: &str = "--guard";
+/// What a guard is told when nothing is left to end.
+const DISMISSAL: &[u8] = b"done";
+
 /// How long a program that was asked to end may take before it is killed.
 const END_GRACE: Duration = Duration::from_secs(10);
 /// How long the output of an ended program is read on: what it left running may hold it open.
@@ -119,9 +124,9 @@ impl CommandLine<'_> {
         stop: impl Future<Output = ()>,
     ) -> Result<Exit, CommandError> {
         let program = self.program()?;
-        let mut child = self
-            .spawn(&program)
-            .map_err(|source| CommandError::Start { program: program.clone(), source })?;
+        let failed = |source| CommandError::Start { program: program.clone(), source };
+        let guard = self.spawn_guard().map_err(failed)?;
+        let mut child = self.spawn(&program).map_err(failed)?;
         let leader = child.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw);
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let reading = async { tokio::join!(pass_on(stdout, on_output), pass_on(stderr, on_output)) }.fuse();
@@ -138,7 +143,23 @@ impl CommandLine<'_> {
             // What the program left running belongs to the run as well.
             let _ = killpg(group, Signal::SIGKILL);
         }
+        if let Some(guard) = guard {
+            guard.dismiss().await;
+        }
         ended.map_err(|source| CommandError::Wait { program, source })
+    }
+
+    /// Starts who ends what is left of the run when we die without a word.
+    fn spawn_guard(&self) -> io::Result<Option<Guard>> {
+        if self.mark.is_empty() || !tether::is_followed() {
+            return Ok(None);
+        }
+        let mut command = tokio::process::Command::new(tether::OURSELVES);
+        // What ends the group of a terminal, or everything with the run's name, must not end it.
+        command.args([GUARD, self.mark]).env_clear().process_group(0);
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = command.spawn()?;
+        Ok(child.stdin.take().map(|line| Guard { line, _child: child }))
     }
 
     fn spawn(&self, program: &Path) -> io::Result<Child> {
@@ -180,6 +201,42 @@ impl CommandLine<'_> {
         }
         Ok(why)
     }
+}
+
+/// A process of ours that outlives us, and ends every process of a run unless it is dismissed.
+///
+/// A child of a command does not end with us by itself, only the command does: it would go on writing
+/// into a database that was put back.
+struct Guard {
+    line: tokio::process::ChildStdin,
+    _child: Child,
+}
+
+impl Guard {
+    async fn dismiss(mut self) {
+        use tokio::io::AsyncWriteExt as _;
+        // One that is gone has nothing to end any more.
+        let _ = self.line.write_all(DISMISSAL).await;
+    }
+}
+
+/// Stands guard if `arguments` (those of the process) say so; returns whether it did.
+///
+/// To be called while there is one thread.
+pub fn stood_guard(arguments: impl IntoIterator<Item = OsString>) -> bool {
+    let mut arguments = arguments.into_iter().skip(1);
+    let (Some(first), Some(mark)) = (arguments.next(), arguments.next()) else { return false };
+    if first != GUARD {
+        return false;
+    }
+    let mut said = Vec::new();
+    // The line is closed by our parent's end, however it ends.
+    let _ = io::Read::read_to_end(&mut io::stdin(), &mut said);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    if let (false, Some(mark), Ok(runtime)) = (said == DISMISSAL, mark.to_str(), runtime) {
+        runtime.block_on(end_processes(mark, END_GRACE));
+    }
+    true
 }
 
 fn is_executable(file: &Path) -> bool {

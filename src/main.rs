@@ -5,7 +5,7 @@ use std::io::IsTerminal as _;
 use belay::cli::report::{ExitCode, Failure, Report, print_failure, print_notice, print_report};
 use belay::cli::{self, Cli, Verb, host, privileges};
 use belay::rules::gate::Verdict;
-use belay::{daemon, tether};
+use belay::{command, daemon, tether};
 use clap::Parser as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -17,6 +17,9 @@ fn main() -> std::process::ExitCode {
     if let Some(error) = tether::follow(std::env::args_os()) {
         print_notice(&error.to_string());
         return std::process::ExitCode::from(EXEC_FAILED);
+    }
+    if command::stood_guard(std::env::args_os()) {
+        return std::process::ExitCode::SUCCESS;
     }
     let cli = Cli::parse();
     let as_json = cli.global.json;

@@ -93,10 +93,17 @@ impl RemoteError {
     /// Whether the same request may be answered later.
     pub fn is_passing(&self) -> bool {
         match self {
-            Self::Unreachable { .. } => true,
+            Self::Unreachable { source, .. } => !source.is_builder(),
             Self::Refused { status, .. } => *status == 429 || *status == 408 || *status >= 500,
             _ => false,
         }
+    }
+
+    /// What is wrong with the connection, where that does not pass unless the server is started anew.
+    pub fn fault(&self) -> Option<Fault> {
+        let Self::Unreachable { source, .. } = self else { return None };
+        std::iter::successors(Some(source as &(dyn std::error::Error + 'static)), |error| error.source())
+            .find_map(fault_of)
     }
 
     /// The status of HTTP, where the daemon answered.
@@ -113,6 +120,34 @@ impl RemoteError {
             _ => None,
         }
     }
+}
+
+/// Why a connection does not come about, and will not soon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The server's certificate is not trusted, or it is not the one of this name.
+    Certificate,
+    /// The server speaks no TLS, or none that we do.
+    NoTls,
+    /// What answers does not speak HTTP: it may want TLS.
+    NoHttp,
+    /// There is no such socket.
+    NoSocket,
+}
+
+fn fault_of(error: &(dyn std::error::Error + 'static)) -> Option<Fault> {
+    if let Some(error) = error.downcast_ref::<rustls::Error>() {
+        let is_of_certificate = matches!(error, rustls::Error::InvalidCertificate(_));
+        return Some(if is_of_certificate { Fault::Certificate } else { Fault::NoTls });
+    }
+    if let Some(error) = error.downcast_ref::<std::io::Error>() {
+        if let Some(inner) = error.get_ref() {
+            return fault_of(inner);
+        }
+        return (error.kind() == std::io::ErrorKind::NotFound).then_some(Fault::NoSocket);
+    }
+    let is_no_http = error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse);
+    is_no_http.then_some(Fault::NoHttp)
 }
 
 /// The daemon.

@@ -16,7 +16,7 @@ use tokio::process::Command;
 /// The first argument of a child that is yet to become another program.
 const TETHER: &str = "--tether";
 /// This program, even after its file was replaced by a newer one.
-const OURSELVES: &str = "/proc/self/exe";
+pub const OURSELVES: &str = "/proc/self/exe";
 /// Whether this program begins with [`follow`]; a test's does not.
 static IS_FOLLOWED: AtomicBool = AtomicBool::new(false);
 
@@ -31,6 +31,11 @@ pub fn follow(arguments: impl IntoIterator<Item = OsString>) -> Option<io::Error
         return None;
     }
     Some(become_child(arguments).err().unwrap_or_else(|| io::Error::other("nothing to become is named")))
+}
+
+/// Whether children that begin with this program's own arguments can be started.
+pub fn is_followed() -> bool {
+    IS_FOLLOWED.load(Ordering::Relaxed)
 }
 
 fn become_child(mut arguments: impl Iterator<Item = OsString>) -> io::Result<()> {

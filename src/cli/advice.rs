@@ -11,7 +11,7 @@ use crate::keys::KeyError;
 use crate::ledger::LedgerError;
 use crate::ledger::lock::LockError;
 use crate::postgres::PostgresError;
-use crate::remote::{BadAddress, RemoteError};
+use crate::remote::{BadAddress, Fault, RemoteError};
 use crate::rules::signature::SignatureError;
 use crate::rules::table_name::TableNotFound;
 use crate::seal::SealError;
@@ -60,13 +60,28 @@ fn inner<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e (dyn Error + 'stati
     }
 }
 
+fn on_fault(fault: Fault) -> &'static str {
+    match fault {
+        Fault::Certificate => {
+            "the server's certificate is not trusted: give the certificate of who issued it with --ca-file, and call the server by a name that the certificate has"
+        }
+        Fault::NoTls => {
+            "nothing there speaks TLS 1.2 or 1.3: look at the port, and at tls_cert on the database host"
+        }
+        Fault::NoHttp => {
+            "what answers there speaks no HTTP: if it wants TLS, begin the address with https://"
+        }
+        Fault::NoSocket => "there is no such socket: is `belay serve` running, and socket set in [http]?",
+    }
+}
+
 fn on_remote(error: &RemoteError) -> Advice {
     let RemoteError::Refused { status, hint, exit_code, .. } = error else {
         let code = match error {
             RemoteError::Unreachable { .. } => ExitCode::Failed,
             _ => ExitCode::Usage,
         };
-        return Some((code, None));
+        return Some((code, error.fault().map(|fault| on_fault(fault).to_owned())));
     };
     let known = exit_code.and_then(|code| ExitCode::ALL.into_iter().find(|known| *known as u8 == code));
     let by_status = || match status {

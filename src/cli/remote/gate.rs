@@ -133,7 +133,7 @@ async fn open(global: &Global, args: OpenArgs, stop: Stop) -> Result<Report, Fai
     let command = if command.is_empty() { vec!["unknown".into()] } else { command };
     let allow_breaking = args.allow_breaking;
     let wanted = Wanted { databases: args.databases, command, allow_breaking, scripts };
-    let mut session = Session::open(server, wanted, global.quiet).await?;
+    let mut session = Session::open(server, wanted, global.quiet, stop.clone()).await?;
     let go = match session.wait_for_go(stop).await? {
         Ready::Go(go) => go,
         Ready::Over => return Ok(session.verdict().await?.report("gate")),

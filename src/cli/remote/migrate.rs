@@ -53,7 +53,7 @@ pub async fn run(global: &Global, args: &MigrateArgs, stop: Stop) -> Result<RunR
         allow_breaking: args.allow_breaking,
         scripts: Checkout::for_gate(&directory, &args.command, config.as_deref()),
     };
-    let mut session = Session::open(server, wanted, global.quiet).await?;
+    let mut session = Session::open(server, wanted, global.quiet, stop.clone()).await?;
     if let Ready::Go(go) = session.wait_for_go(stop.clone()).await? {
         let output = Output::new(mask);
         let exit = run_command(&session, &line, &go, &output, stop).await;

@@ -14,6 +14,7 @@ use crate::jobs::migrate::Stop;
 use crate::ledger::{CI_VARIABLES, GateRun, JournalEntry, ProcessMark};
 use crate::remote::{RemoteError, Server, pause_before_next, until_answered};
 use crate::rules::api::{CloseGate, Event, GateStanding, Go, OpenGate, RunTold, Scripts};
+use crate::rules::causes;
 use crate::rules::classify::Exit;
 use crate::rules::gate::{Phase, Position, Verdict};
 use crate::rules::lease;
@@ -43,6 +44,8 @@ pub struct Session {
     is_quiet: bool,
     /// The number of the last event that is known.
     known: u64,
+    /// The command may have begun: what cannot be asked any more is not known.
+    has_go: bool,
     is_over: bool,
 }
 
@@ -76,7 +79,12 @@ impl Session {
     ///
     /// # Errors
     /// [`Failure`], with the exit code that the daemon says.
-    pub async fn open(server: Server, wanted: Wanted, is_quiet: bool) -> Result<Self, Failure> {
+    pub async fn open(
+        server: Server,
+        wanted: Wanted,
+        is_quiet: bool,
+        mut stop: Stop,
+    ) -> Result<Self, Failure> {
         let told = |name: &&str| Some(((**name).to_owned(), settings::variable(name)?));
         let request = OpenGate {
             key: new_name(),
@@ -87,8 +95,25 @@ impl Session {
             ci: CI_VARIABLES.iter().filter_map(told).collect::<BTreeMap<_, _>>(),
         };
         let deadline = Instant::now() + PATIENCE;
-        let opened = until_answered(deadline, async || server.open(&request).await).await;
-        let opened = opened.map_err(Failure::of("open the gate"))?;
+        let mut has_told = false;
+        let asking = until_answered(deadline, async || {
+            let asked = server.open(&request).await;
+            let Err(error) = asked else { return asked.map(Ok) };
+            // Before anything has begun there is nothing to lose by giving up at once.
+            if error.fault().is_some() {
+                return Ok(Err(error));
+            }
+            if error.is_passing() && !std::mem::replace(&mut has_told, true) {
+                let seconds = PATIENCE.as_secs();
+                print_notice(&format!("{}; it is tried for {seconds} s", causes::each_said_once(&error)));
+            }
+            Err(error)
+        });
+        let opened = tokio::select! {
+            opened = asking => opened.flatten().map_err(Failure::of("open the gate"))?,
+            // A gate that was opened all the same ends by itself: nobody keeps it.
+            verdict = stopped(&mut stop) => return Err(stopped_before(verdict)),
+        };
         Ok(Self {
             server,
             run: opened.run,
@@ -97,6 +122,7 @@ impl Session {
             holder: new_name(),
             is_quiet,
             known: 0,
+            has_go: false,
             is_over: false,
         })
     }
@@ -104,7 +130,17 @@ impl Session {
     /// The gate of a run that was opened before.
     pub fn known(server: Server, run: String, holder: String, is_quiet: bool) -> Self {
         let title = format!("run {run}");
-        Self { server, run, title, lease: PATIENCE, holder, is_quiet, known: 0, is_over: false }
+        Self {
+            server,
+            run,
+            title,
+            lease: PATIENCE,
+            holder,
+            is_quiet,
+            known: 0,
+            has_go: false,
+            is_over: false,
+        }
     }
 
     /// Waits until the command may begin, and claims the go; told to stop, it ends the run.
@@ -134,7 +170,10 @@ impl Session {
         let deadline = Instant::now() + self.lease;
         let claimed = until_answered(deadline, async || self.server.claim(&self.run, &self.holder).await);
         match claimed.await {
-            Ok(go) => Ok(Ready::Go(go)),
+            Ok(go) => {
+                self.has_go = true;
+                Ok(Ready::Go(go))
+            }
             Err(error) => Err(self.failure("claim the go", error)),
         }
     }
@@ -306,7 +345,11 @@ impl Session {
         let run = &self.run;
         let failure = Failure::of(format!("{action} of run {run}"))(error);
         let code = match failure.code {
-            code @ (ExitCode::Usage | ExitCode::Refused | ExitCode::NotFound | ExitCode::Busy) => code,
+            code @ (ExitCode::Usage | ExitCode::Refused | ExitCode::NotFound | ExitCode::Busy)
+                if !self.has_go =>
+            {
+                code
+            }
             _ => ExitCode::Unknown,
         };
         Failure { code, ..failure }
@@ -338,6 +381,14 @@ pub async fn stopped(stop: &mut Stop) -> Verdict {
         Ok(verdict) => verdict.unwrap_or(Verdict::Interrupted),
         Err(_) => std::future::pending().await,
     }
+}
+
+fn stopped_before(verdict: Verdict) -> Failure {
+    let (code, word) = match verdict {
+        Verdict::Terminated => (ExitCode::Terminated, "ended"),
+        _ => (ExitCode::Interrupted, "interrupted"),
+    };
+    Failure::new("open the gate", code, format!("{word} before it was opened"))
 }
 
 /// The report of a run, from what the daemon told of it.

@@ -39,6 +39,38 @@ fn a_token_opens_gates_of_its_own_database_only() {
 }
 
 #[test]
+fn a_server_that_cannot_be_spoken_to_is_told_at_once() {
+    let remote = Remote::of(Site::with_gate("")).start();
+    let secure = remote.line.url().replace("http://", "https://");
+    for (server, code, hint) in [
+        ("unix:/nonexistent/belay.sock", 5, "there is no such socket"),
+        (secure.as_str(), 5, "nothing there speaks TLS"),
+    ] {
+        let begun = std::time::Instant::now();
+        let mut command = remote.runner();
+        command.args(["migrate", "--db", "app", "--token-file"]).arg(remote.token());
+        let ran = finish(command.args(["--", "true"]).env("BELAY_SERVER", server));
+        assert_eq!(ran.code, code, "{}", ran.stderr);
+        assert!(ran.stderr.contains(hint), "{}", ran.stderr);
+        assert!(begun.elapsed().as_secs() < 30, "{server}");
+    }
+    assert!(remote.site.newest_run().is_null());
+}
+
+#[test]
+fn a_runner_that_waits_for_its_server_can_be_stopped() {
+    let remote = Remote::of(Site::with_gate(""));
+    let mut command = remote.command(&[], &shell("true"));
+    let mut child =
+        command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    assert!(child.try_wait().unwrap().is_none(), "a daemon that is not there may be started anew");
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(143));
+}
+
+#[test]
 fn a_gate_is_touched_by_whoever_opened_it_and_the_go_has_one_holder() {
     let remote = Remote::of(Site::with_gate("")).start();
     let other = remote.site.cluster.room("tokens").join("other");

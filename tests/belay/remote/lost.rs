@@ -43,6 +43,37 @@ fn what_a_killed_runner_left_is_put_back() {
 }
 
 #[test]
+fn what_the_command_of_a_killed_runner_started_is_ended_with_it() {
+    let remote = a_remote();
+    remote.site.pauses.stop_at("command");
+    let insert = psql("INSERT INTO users (name) VALUES ('orphan')");
+    let stop = remote.site.pauses.shell("command");
+    // A child of the command, which nothing ends with its parent.
+    let script = format!("{}(while :; do {insert} sleep 0.2; done) &\n{stop}wait", psql(HALF));
+    let mut running = remote.begin(&shell(&script));
+    running.wait_at(&remote.site.pauses, "command");
+    running.kill();
+    wait_for_end(&remote, "restored");
+    remote.site.assert_as_before();
+    // It would have come back by now.
+    sleep(Duration::from_secs(2));
+    remote.site.assert_as_before();
+}
+
+#[test]
+fn a_token_revoked_during_its_run_leaves_the_runner_without_a_verdict() {
+    let remote = a_remote();
+    remote.site.pauses.stop_at("command");
+    let mut running = remote.begin(&stopping(&remote, 0));
+    running.wait_at(&remote.site.pauses, "command");
+    assert_eq!(remote.site.belay.run(["token", "revoke", "runner"]).code, 0);
+    remote.site.pauses.go_on();
+    let ran = running.ran();
+    assert_eq!(ran.code, 30, "the command may have done anything: {}", ran.told);
+    wait_for_end(&remote, "restored");
+}
+
+#[test]
 fn a_runner_killed_before_it_changed_anything_leaves_everything() {
     let remote = a_remote();
     remote.site.pauses.stop_at("command");
