@@ -154,14 +154,12 @@ struct TryAgain;
 
 impl ClassifyRetry for TryAgain {
     fn classify_retry(&self, context: &InterceptorContext) -> RetryAction {
-        // An answer that cannot be read was damaged on its way.
-        if let Some(Err(error)) = context.output_or_error()
-            && error.is_response_error()
-        {
-            return RetryAction::transient_error();
-        }
         let Some(response) = context.response() else { return RetryAction::NoActionIndicated };
         let status = response.status().as_u16();
+        // Done, and yet it cannot be read: it was damaged on its way.
+        if response.status().is_success() && matches!(context.output_or_error(), Some(Err(_))) {
+            return RetryAction::transient_error();
+        }
         let body = response.body().bytes().unwrap_or_default();
         let is_told = |code: String| CODES_TRIED_AGAIN.contains(&code.as_str());
         let is_temporary = status >= 400 && super::failure::element(body, "Code").is_some_and(is_told);

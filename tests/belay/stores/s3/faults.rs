@@ -129,6 +129,19 @@ async fn a_wrong_byte_in_an_answer_is_an_error() {
     assert!(source.to_string().contains("checksum mismatch"), "{source}");
 }
 
+#[tokio::test]
+async fn a_list_that_was_damaged_on_its_way_is_asked_for_again() {
+    let bucket = Bucket::start();
+    put(&open_bucket(&s3_settings(&bucket.endpoint())).await, "a", noise(MIB)).await.unwrap();
+    let proxy = Proxy::start(bucket.address(), |number, _| match number {
+        0 | 1 => Fault::WrongByte(0),
+        _ => Fault::None,
+    });
+    let store = open_bucket(&s3_settings(&proxy.endpoint())).await;
+    assert_eq!(store.list("").await.unwrap().len(), 1);
+    assert_eq!(proxy.count("GET"), 3);
+}
+
 #[rstest]
 #[tokio::test]
 async fn busy_servers_are_asked_again(
