@@ -4,6 +4,8 @@
 //! belay.json                                      repository record
 //! <cluster>/snapshots/<database>/<id>/…           one folder per snapshot
 //! <cluster>/chunks/<aa>/<chunk-name>.copy.gz.age  ranges of large tables, shared by snapshots
+//! <cluster>/base/<id>/…                           one folder per base backup
+//! <cluster>/wal/<timeline>/…                      the write-ahead log ([`super::physical`])
 //! ```
 //!
 //! A database name is percent-encoded outside `[A-Za-z0-9_-]`, so that any name PostgreSQL
@@ -29,6 +31,8 @@ pub const GLOBALS: &str = "globals.sql.gz.age";
 pub const INVENTORY: &str = "inventory.json.gz.age";
 /// The commands that restore the snapshot with stock tools.
 pub const RESTORE_TEXT: &str = "RESTORE.txt";
+/// What `pg_basebackup` wrote: the data directory as tar, with its own `backup_manifest` at the end.
+pub const BASE: &str = "base.tar.gz.age";
 /// Present while an operator keeps the snapshot from retention.
 pub const PIN: &str = "pinned.json";
 
@@ -197,6 +201,33 @@ impl SnapshotHome {
         let id = id.parse().ok()?;
         Some((Self { cluster: cluster.into(), database: decode_segment(database)?, id }, file))
     }
+}
+
+/// The prefix of all base backups of `cluster`.
+pub fn bases_prefix(cluster: &str) -> String {
+    format!("{cluster}/base/")
+}
+
+/// The key of `file` in the folder of a base backup.
+pub fn base_key(cluster: &str, id: &SnapshotId, file: &str) -> ObjectKey {
+    ObjectKey(format!("{cluster}/base/{id}/{file}"))
+}
+
+/// Reads the base backup out of the key of an object in its folder, with the object's file name.
+pub fn base_of_key(key: &ObjectKey) -> Option<(SnapshotId, &str)> {
+    let mut segments = key.as_str().split('/').skip(1);
+    let (kind, id, file) = (segments.next()?, segments.next()?, segments.next()?);
+    (kind == "base" && segments.next().is_none()).then_some((id.parse().ok()?, file))
+}
+
+/// The prefix of all of the write-ahead log of `cluster`.
+pub fn wal_prefix(cluster: &str) -> String {
+    format!("{cluster}/wal/")
+}
+
+/// The key of `file` in the folder of a timeline.
+pub fn wal_key(cluster: &str, timeline: u32, file: &str) -> ObjectKey {
+    ObjectKey(format!("{cluster}/wal/{timeline:08X}/{file}"))
 }
 
 /// The prefix of all snapshots of `cluster`.

@@ -16,6 +16,8 @@
 //! - What is pinned stays, and so does what is dated in the future, which never counts as newer.
 //! - What stays does not change when the plan was carried out, wholly or in part.
 
+mod physical;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -23,6 +25,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::layout::{MANIFEST, ObjectKey, SnapshotHome, SnapshotId};
 use super::manifest::Depth;
+
+pub use physical::{PhysicalPlan, physical};
 
 /// A snapshot of the catalog, as far as retention looks at it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,0 +1,156 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const MIB: u64 = 1 << 20;
+const SEGMENT: u64 = 16 * MIB;
+
+fn at(second: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp(1_795_000_000 + second, 0).unwrap()
+}
+
+/// A base backup in the segment `number`, that ended at that second.
+fn base(timeline: u32, number: u64) -> Base {
+    let second = i64::try_from(number).unwrap();
+    let start = number * SEGMENT + 40;
+    Base {
+        id: SnapshotId::new(at(second), 0),
+        timeline,
+        start: Lsn(start),
+        stop: Lsn(start + 300),
+        ended_at: at(second),
+    }
+}
+
+fn whole(timeline: u32, numbers: impl IntoIterator<Item = u64>) -> Vec<PieceName> {
+    let name = |number| Segment { timeline, number, bytes: SEGMENT }.to_string();
+    numbers.into_iter().map(|number| PieceName::Segment(name(number))).collect()
+}
+
+fn part(timeline: u32, number: u64, from: u32, to: u32) -> PieceName {
+    PieceName::Part { segment: Segment { timeline, number, bytes: SEGMENT }.to_string(), from, to }
+}
+
+fn log(pieces: &[PieceName]) -> Log {
+    Log::new(SEGMENT, pieces, BTreeMap::new())
+}
+
+/// The log of second `n` is segment `n`.
+fn ends(window: &Window) -> Option<DateTime<Utc>> {
+    Some(at(i64::try_from(window.end.0 / SEGMENT).unwrap()))
+}
+
+fn planned(target: &Target, bases: &[Base], log: &Log) -> Result<Plan, Unreachable> {
+    let timeline = log.newest_timeline().unwrap();
+    plan(target, timeline, &windows(bases, log, timeline), ends, None)
+}
+
+#[test]
+fn targets_are_read_as_operators_write_them() {
+    let noon: DateTime<Utc> = "2026-11-20T13:03:07Z".parse().unwrap();
+    for text in [
+        "2026-11-20 14:03:07+01",
+        "2026-11-20 14:03:07+01:00",
+        "2026-11-20T13:03:07Z",
+        "2026-11-20 13:03:07 UTC",
+        "2026-11-20 13:03:07.0Z",
+    ] {
+        assert_eq!(text.parse(), Ok(Target::Time(noon)), "{text}");
+    }
+    assert_eq!("16/B374D848".parse(), Ok(Target::Lsn("16/B374D848".parse().unwrap())));
+    assert_eq!("name:belay:r1".parse(), Ok(Target::Name("belay:r1".into())));
+    assert_eq!("latest".parse(), Ok(Target::Latest));
+    for text in ["", "yesterday", "2026-11-20 14:03:07", "name:", "16/"] {
+        assert!(text.parse::<Target>().is_err(), "{text}");
+    }
+}
+
+#[test]
+fn the_newest_base_backup_before_the_moment_is_taken() {
+    let log = log(&whole(1, 3..20));
+    let bases = [base(1, 3), base(1, 8), base(1, 12)];
+    let of = |target| planned(&target, &bases, &log).unwrap();
+    assert_eq!(of(Target::Time(at(9))).window.base, bases[1]);
+    assert_eq!(of(Target::Time(at(9))).stop_at, Some(Target::Time(at(9))));
+    assert_eq!(of(Target::Lsn(bases[2].stop)).window.base, bases[2]);
+    assert_eq!(of(Target::Lsn(Lsn(bases[2].stop.0 - 1))).window.base, bases[1]);
+    assert_eq!(of(Target::Latest).window.base, bases[2]);
+    assert_eq!(of(Target::Latest).stop_at, None);
+}
+
+#[test]
+fn a_time_is_reached_until_everything_committed_is_stored() {
+    let log = log(&whole(1, 3..20));
+    let plan = planned(&Target::Time(at(20)), &[base(1, 3)], &log).unwrap();
+    assert_eq!(plan.stop_at, Some(Target::Time(at(20))));
+    let late = planned(&Target::Time(at(21)), &[base(1, 3)], &log).unwrap_err();
+    assert!(matches!(late, Unreachable::TooLate { .. }), "{late}");
+}
+
+#[test]
+fn what_cannot_be_reached_is_refused_with_the_nearest() {
+    let log = log(&[whole(1, 3..6), whole(1, 8..12)].concat());
+    let bases = [base(1, 3), base(1, 9)];
+    let refused = |target| planned(&target, &bases, &log).unwrap_err().to_string();
+    assert!(refused(Target::Time(at(2))).contains("before the end of the first"));
+    assert!(
+        refused(Target::Lsn(Lsn(SEGMENT))).contains("0/3000154"),
+        "{}",
+        refused(Target::Lsn(Lsn(SEGMENT)))
+    );
+    let in_gap = refused(Target::Time(at(7)));
+    assert!(in_gap.contains(&in_full(at(6))) && in_gap.contains(&in_full(at(9))), "{in_gap}");
+    assert!(refused(Target::Lsn(Lsn(7 * SEGMENT))).contains("log is missing there"));
+    assert!(refused(Target::Time(at(100))).contains("after the end"));
+}
+
+#[test]
+fn a_base_backup_without_the_log_up_to_its_end_is_no_use() {
+    let log = log(&[part(1, 3, 0, 100)]);
+    let refused = planned(&Target::Latest, &[base(1, 3)], &log).unwrap_err();
+    assert_eq!(refused, Unreachable::NoBase { timeline: 1 });
+}
+
+#[test]
+fn parts_count_as_far_as_they_follow_each_other() {
+    let mut pieces = whole(1, 3..5);
+    pieces.extend([part(1, 5, 0, 8192), part(1, 5, 8192, 16384), part(1, 5, 24576, 32768)]);
+    assert_eq!(log(&pieces).reach(1, &base(1, 3)), Lsn(5 * SEGMENT + 16384));
+    pieces.push(part(1, 5, 8192, 28672));
+    assert_eq!(log(&pieces).reach(1, &base(1, 3)), Lsn(5 * SEGMENT + 32768));
+}
+
+#[test]
+fn another_timeline_goes_on_from_where_it_left_the_first() {
+    let switched = Lsn(6 * SEGMENT + 1000);
+    let histories = BTreeMap::from([(2, vec![Switch { parent: 1, at: switched }])]);
+    let pieces = [whole(1, 3..9), whole(2, 6..8)].concat();
+    let log = Log::new(SEGMENT, &pieces, histories);
+    let (early, late) = (base(1, 3), base(1, 7));
+    assert_eq!(log.reach(2, &early), Lsn(8 * SEGMENT));
+    let bases = [early.clone(), late.clone(), base(2, 7)];
+    let of = |timeline| windows(&bases, &log, timeline);
+    assert_eq!(of(2).iter().map(|window| window.base.timeline).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(of(1).last().unwrap().end, Lsn(9 * SEGMENT));
+}
+
+proptest! {
+    /// Whatever is stored: a plan never begins after its moment, and its log has no hole.
+    #[test]
+    fn a_plan_keeps_its_promise(
+        numbers in proptest::collection::btree_set(0u64..40, 0..40),
+        starts in proptest::collection::btree_set(0u64..40, 0..6),
+        wanted in 0i64..45,
+    ) {
+        let log = log(&whole(1, numbers.iter().copied()));
+        let bases: Vec<Base> = starts.iter().map(|number| base(1, *number)).collect();
+        let windows = windows(&bases, &log, 1);
+        if let Ok(plan) = plan(&Target::Time(at(wanted)), 1, &windows, ends, None) {
+            let window = plan.window;
+            prop_assert!(window.base.ended_at <= at(wanted));
+            let needed = window.base.start.0 / SEGMENT..window.end.0 / SEGMENT;
+            prop_assert!(needed.into_iter().all(|number| numbers.contains(&number)));
+            prop_assert!(ends(&window).unwrap() >= at(wanted));
+        }
+    }
+}
