@@ -7,6 +7,7 @@
 mod documents;
 mod heads;
 mod listing;
+mod physical;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

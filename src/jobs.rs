@@ -1,11 +1,15 @@
 //! What Belay does, as procedures: one public function each, its steps named at one height.
 
+pub mod base_backup;
 pub mod due;
 pub mod load;
 pub mod migrate;
 pub mod prove;
+pub mod receive_wal;
+pub mod recover;
 pub mod restore;
 pub mod retain;
+mod sealing;
 pub mod snapshot;
 pub mod verify;
 

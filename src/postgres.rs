@@ -6,6 +6,8 @@
 pub mod copy;
 pub mod describe;
 pub mod limited;
+pub mod recovering;
+pub mod replication;
 pub mod rights;
 pub mod scratch;
 pub mod session;

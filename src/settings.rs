@@ -10,6 +10,7 @@ mod gate;
 mod http;
 mod layers;
 mod pgpass;
+mod point_in_time;
 mod repository;
 mod repository_url;
 mod schedule;
@@ -40,6 +41,7 @@ pub use gate::{
 };
 pub use http::{HttpSettings, TlsFiles};
 pub use layers::{Environment, files};
+pub use point_in_time::{BaseBackupSettings, WalSettings};
 pub use repository::{
     Addressing, Checksum, LockMode, ObjectLock, RepositorySettings, S3Credentials, S3Settings,
 };
@@ -65,6 +67,10 @@ pub struct Settings {
     pub verify: VerifySettings,
     /// `[retention]`
     pub retention: RetentionSettings,
+    /// `[base_backup]`
+    pub base_backup: BaseBackupSettings,
+    /// `[wal]`
+    pub wal: WalSettings,
     /// `[gate]`
     pub gate: GateSettings,
     /// `[daemon]`
@@ -113,6 +119,8 @@ pub struct ClusterSettings {
     pub databases: DatabaseScope,
     /// Databases left out of [`DatabaseScope::All`]; a database with a section is never left out.
     pub except: BTreeSet<String>,
+    /// Whether base backups and the write-ahead log are kept.
+    pub point_in_time: bool,
     /// The cluster's own connection, to the database `postgres`.
     pub connection: Connection,
     tuning: Tuning,
@@ -239,6 +247,8 @@ impl Settings {
         let databases = root.table("database")?;
         let verify = root.table("verify")?;
         let retention = root.table("retention")?;
+        let base_backup = root.table("base_backup")?;
+        let wal = root.table("wal")?;
         let gate = root.table("gate")?;
         let daemon = root.table("daemon")?;
         let http = root.table("http")?;
@@ -256,6 +266,8 @@ impl Settings {
             databases,
             verify: VerifySettings::read(verify, cluster.tuning.when.zone)?,
             retention: RetentionSettings::read(retention, cluster.tuning.when.zone)?,
+            base_backup: BaseBackupSettings::read(base_backup, cluster.tuning.when.zone)?,
+            wal: WalSettings::read(wal)?,
             cluster,
             gate,
             daemon: DaemonSettings::read(daemon)?,
@@ -311,6 +323,7 @@ impl ClusterSettings {
         let bin_directory = table.absolute_path("bin_directory")?;
         let databases = table.parsed("databases", database_scope)?.unwrap_or(DatabaseScope::Listed);
         let except = table.texts("except", |text| Ok(text.into()))?.unwrap_or_default();
+        let point_in_time = table.boolean("point_in_time")?.unwrap_or(false);
         let tuning = Tuning::read(&mut table, Tuning::default())?;
         let source = source::of_cluster(&mut table, environment)?;
         let missing = table.missing("name");
@@ -323,6 +336,7 @@ impl ClusterSettings {
             bin_directory,
             databases,
             except: except.into_iter().collect(),
+            point_in_time,
             connection: resolver.connection(Partial::default(), "postgres"),
             tuning,
             resolver,

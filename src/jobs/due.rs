@@ -71,6 +71,10 @@ pub async fn standings(
             );
         }
     }
+    if settings.cluster.point_in_time {
+        let made = look.done(JobKind::BaseBackup, None).await?;
+        all.extend(look.at(JobKind::BaseBackup, None, settings.base_backup.schedule.as_ref(), made).await?);
+    }
     let retained = look.done(JobKind::Retain, None).await?;
     all.extend(look.at(JobKind::Retain, None, settings.retention.schedule.as_ref(), retained).await?);
     all.sort_by(|a, b| a.work.cmp(&b.work));

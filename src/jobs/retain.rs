@@ -5,6 +5,7 @@
 //! holds the repository's lock exclusively: a snapshot in flight refers to chunks that no manifest
 //! names yet. Interrupted anywhere, what is left is consistent: a manifest goes before its payload.
 
+mod physical;
 pub mod replaced;
 
 use std::collections::BTreeSet;
@@ -69,6 +70,8 @@ pub struct Retained {
     pub kept: Vec<Judged>,
     /// Chunks that no manifest refers to.
     pub chunks_removed: usize,
+    /// Pieces of the write-ahead log that no base backup needs.
+    pub wal_removed: usize,
     /// Objects of snapshots that were never finished or only half removed.
     pub litter_removed: usize,
     /// Writes that were interrupted; always 0 in a dry run, which cannot see them.
@@ -98,6 +101,8 @@ pub async fn retain(means: &Means<'_>, mode: Mode, now: DateTime<Utc>) -> Result
     let sweep = Sweep { store: means.catalog.store().as_ref(), mode, progress: means.progress };
     means.progress.enter("removing snapshots");
     sweep.snapshots(&listing, &mut retained).await?;
+    means.progress.enter("removing base backups and log");
+    sweep.physical(means, now, &mut retained).await?;
     means.progress.enter("sweeping litter");
     sweep.litter(&listing, means.litter_grace, now, &mut retained).await?;
     means.progress.enter("sweeping chunks");
@@ -164,14 +169,18 @@ impl Sweep<'_> {
     async fn snapshots(&self, listing: &Listing, retained: &mut Retained) -> Result<(), JobError> {
         let going: BTreeSet<SnapshotId> = retained.removed.iter().map(|judged| judged.id.clone()).collect();
         for entry in listing.entries.iter().filter(|entry| going.contains(&entry.manifest.id)) {
-            let objects = self.store.list(&entry.home.prefix()).await?;
-            let (manifest, payload): (Vec<_>, Vec<_>) =
-                objects.into_iter().partition(|object| object.key.file_name() == layout::MANIFEST);
-            // A listed snapshot is whole: first it stops being listed.
-            retained.freed_bytes += self.remove(manifest).await?;
-            retained.freed_bytes += self.remove(payload).await?;
+            retained.freed_bytes += self.folder(&entry.home.prefix()).await?;
         }
         Ok(())
+    }
+
+    /// Removes a snapshot or a base backup; returns how many bytes it had.
+    async fn folder(&self, prefix: &str) -> Result<u64, JobError> {
+        let objects = self.store.list(prefix).await?;
+        let (manifest, payload): (Vec<_>, Vec<_>) =
+            objects.into_iter().partition(|object| object.key.file_name() == layout::MANIFEST);
+        // What is listed is whole: first it stops being listed.
+        Ok(self.remove(manifest).await? + self.remove(payload).await?)
     }
 
     async fn litter(
@@ -189,7 +198,7 @@ impl Sweep<'_> {
         let litter: BTreeSet<_> = retention::litter(&stored, grace, now).into_iter().collect();
         let objects: Vec<_> =
             listing.unpublished.iter().filter(|object| litter.contains(&object.key)).cloned().collect();
-        retained.litter_removed = objects.len();
+        retained.litter_removed += objects.len();
         retained.freed_bytes += self.remove(objects).await?;
         Ok(())
     }

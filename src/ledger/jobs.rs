@@ -18,10 +18,15 @@ pub enum JobKind {
     Restore,
     /// Removes what no policy keeps.
     Retain,
+    /// Makes a base backup of the cluster.
+    BaseBackup,
+    /// Recovers the cluster into a directory.
+    Recover,
 }
 
 impl JobKind {
-    const ALL: [Self; 4] = [Self::Snapshot, Self::Verify, Self::Restore, Self::Retain];
+    const ALL: [Self; 6] =
+        [Self::Snapshot, Self::Verify, Self::Restore, Self::Retain, Self::BaseBackup, Self::Recover];
 
     /// The kind as it stands in the ledger.
     pub fn as_str(self) -> &'static str {
@@ -30,6 +35,8 @@ impl JobKind {
             Self::Verify => "verify",
             Self::Restore => "restore",
             Self::Retain => "retain",
+            Self::BaseBackup => "base-backup",
+            Self::Recover => "recover",
         }
     }
 }

@@ -60,6 +60,16 @@ impl LockName {
         Self("repository".into())
     }
 
+    /// Base backups of the cluster.
+    pub fn base_backup() -> Self {
+        Self("base backup".into())
+    }
+
+    /// Whoever receives the write-ahead log.
+    pub fn wal() -> Self {
+        Self("wal".into())
+    }
+
     /// The daemon of a state directory.
     pub fn daemon() -> Self {
         Self("daemon".into())

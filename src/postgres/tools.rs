@@ -258,6 +258,11 @@ impl RunningTool {
         Ok(Self { name, child, messages })
     }
 
+    /// The program's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The child's standard output, to be read where blocking is allowed.
     ///
     /// # Errors
@@ -292,6 +297,19 @@ impl RunningTool {
         self.signal(Signal::SIGQUIT);
         let _ = self.child.wait().await;
         (&mut self.messages).await.unwrap_or_default()
+    }
+
+    /// Ends a server: asks for a fast shutdown (SIGINT), and waits until it has written everything.
+    ///
+    /// # Errors
+    /// As [`Self::reap`].
+    pub async fn end_in_order(self) -> Result<String, PostgresError> {
+        let leader = self.child.id().and_then(|pid| i32::try_from(pid).ok());
+        if let Some(pid) = leader {
+            // The server alone: it tells its processes itself.
+            let _ = nix::sys::signal::kill(Pid::from_raw(pid), Signal::SIGINT);
+        }
+        self.reap().await
     }
 
     /// Signals the child's group, unless the child was reaped: the number may be another's then.

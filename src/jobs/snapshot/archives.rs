@@ -6,24 +6,20 @@
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStringExt as _;
-use std::sync::Arc;
 
-use bytes::Bytes;
 use tokio::process::Command;
 
 use super::{Facts, Means};
-use crate::jobs::{JobError, Progress, blocking};
+use crate::jobs::JobError;
+use crate::jobs::sealing::Sealing;
 use crate::postgres::describe::Table;
-use crate::postgres::tools::{RunningTool, Streams, WhileRead, digest_schema_text, pump};
+use crate::postgres::tools::{RunningTool, Streams, WhileRead, digest_schema_text};
 use crate::postgres::{PostgresError, session};
 use crate::rules::digest::Digest256;
 use crate::rules::layout::{self, ObjectKey, SnapshotHome};
 use crate::rules::manifest::ObjectRecord;
 use crate::settings::DatabaseSettings;
-use crate::store::{PartSender, Parts};
 
-/// Bytes per part on the way to the store; S3 wants no less than 5 MiB.
-const PART_BYTES: usize = 8 << 20;
 /// What pg_dumpall writes last, and how much of its end is looked at: more lines may follow.
 const GLOBALS_END: &[u8] = b"-- PostgreSQL database cluster dump complete";
 const GLOBALS_TAIL_BYTES: usize = 4 << 10;
@@ -157,102 +153,14 @@ impl Dump<'_> {
         key: &ObjectKey,
         also: W,
     ) -> Result<(ObjectRecord, W), JobError> {
-        let mut tool = RunningTool::start(command, Streams::Out)?;
-        let stdout = tool.stdout()?;
-        let (sender, parts) = Parts::stream();
-        let sealer = self.means.sealer.clone();
-        let progress = Arc::clone(self.means.progress);
-        let store = Arc::clone(self.means.catalog.store());
-        let sealing = async {
-            let pumped = blocking(move || seal_stream(stdout, &sealer, sender, also, &progress)).await;
-            // A child that died explains more than the pipe that it left.
-            let reaped = tool.reap().await;
-            match (pumped, reaped) {
-                (Ok(sealed), Ok(_)) => sealed.publish().await,
-                (Err(error @ JobError::Postgres(PostgresError::Pump { .. })), Ok(_)) => Err(error),
-                (_, Err(error)) => Err(error.into()),
-                (Err(error), Ok(_)) => Err(error),
-            }
+        let to = Sealing {
+            sealer: self.means.sealer,
+            store: self.means.catalog.store(),
+            progress: self.means.progress,
+            on_bytes: |progress, _| progress.beat(),
         };
-        let (stored, sealed) = tokio::join!(store.put(key, parts), sealing);
-        // The store's own error explains why the pump was cut off, an abandoned put does not.
-        match (stored, sealed) {
-            (Ok(_), sealed) => sealed,
-            (Err(crate::store::StoreError::Abandoned { .. }), Err(error)) => Err(error),
-            (Err(error), _) => Err(error.into()),
-        }
-    }
-}
-
-/// A sealed object whose last part is held back until its program is known to have ended well.
-struct Sealed<W> {
-    record: ObjectRecord,
-    last: Bytes,
-    sender: PartSender,
-    also: W,
-}
-
-impl<W: Send + 'static> Sealed<W> {
-    async fn publish(self) -> Result<(ObjectRecord, W), JobError> {
-        let Self { record, last, sender, also } = self;
-        blocking(move || {
-            // The store's own error is in the result of its put.
-            let _ = sender.blocking_send(last).and_then(|()| sender.blocking_finish());
-            Ok::<_, JobError>((record, also))
-        })
-        .await
-    }
-}
-
-fn seal_stream<W: Write>(
-    stdout: std::fs::File,
-    sealer: &crate::seal::Sealer,
-    sender: PartSender,
-    also: W,
-    progress: &Progress,
-) -> Result<Sealed<W>, JobError> {
-    let failed = |source| JobError::Postgres(PostgresError::Pump { tool: "pg_dump".into(), source });
-    let mut tee = Tee { seal: sealer.seal_into(PartWriter { sender, pending: Vec::new() })?, also };
-    pump(stdout, &mut tee, |_| progress.beat()).map_err(failed)?;
-    let (writer, record) = tee.seal.finish()?;
-    Ok(Sealed { record, last: writer.pending.into(), sender: writer.sender, also: tee.also })
-}
-
-struct Tee<W: Write> {
-    seal: crate::seal::SealWriter<PartWriter>,
-    also: W,
-}
-
-impl<W: Write> Write for Tee<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.seal.write_all(bytes)?;
-        self.also.write_all(bytes)?;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Cuts sealed bytes into parts.
-struct PartWriter {
-    sender: PartSender,
-    pending: Vec<u8>,
-}
-
-impl Write for PartWriter {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.pending.extend_from_slice(bytes);
-        if self.pending.len() >= PART_BYTES {
-            let part = std::mem::take(&mut self.pending);
-            self.sender.blocking_send(part.into()).map_err(io::Error::other)?;
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+        let streamed = to.stream(RunningTool::start(command, Streams::Out)?, key, also).await?;
+        Ok((streamed.record, streamed.also))
     }
 }
 

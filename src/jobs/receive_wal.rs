@@ -1,0 +1,166 @@
+//! Receives the write-ahead log and stores it, for as long as it is let.
+//!
+//! Comes in: a connection, keys, a spool directory. Goes out: pieces of the log in the store. A
+//! `pg_receivewal` writes the log into the spool; each whole segment is stored and leaves the spool, and
+//! of the one that is being written what is new is stored again and again.
+//!
+//! The server keeps its log by a slot that nobody streams from. It is moved over what is *stored*, not
+//! over what was received: a host that is lost with its spool loses nothing that is not received again.
+
+mod shipping;
+
+use std::path::Path;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use ed25519_dalek::SigningKey;
+use serde::{Deserialize, Serialize};
+use sqlx::postgres::PgConnection;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use self::shipping::Shipping;
+use super::JobError;
+use crate::catalog::Catalog;
+use crate::postgres::replication::{self, ClusterFacts};
+use crate::postgres::tools::{RunningTool, Streams, Tools};
+use crate::postgres::{PostgresError, session};
+use crate::rules::physical::Segment;
+use crate::rules::wal::Lsn;
+use crate::seal::Sealer;
+use crate::settings::Connection;
+
+/// How often the spool is looked at.
+const LOOK_PAUSE: Duration = Duration::from_millis(500);
+
+/// What the log is received with.
+pub struct Means<'a> {
+    /// Where it goes.
+    pub catalog: &'a Catalog,
+    /// To whom it is sealed.
+    pub sealer: &'a Sealer,
+    /// Who signs it.
+    pub signing: &'a SigningKey,
+    /// Where PostgreSQL's programs are looked for first.
+    pub bin_directory: Option<&'a Path>,
+    /// The search path for programs.
+    pub path: &'a str,
+    /// Where it is received: a directory of this alone, made if it is missing.
+    pub spool: &'a Path,
+    /// Name of the slot.
+    pub slot: &'a str,
+    /// How old the newest stored byte may become while there is log to store.
+    pub ship_every: Duration,
+    /// Bytes of received segments that may wait for the store before no more are received.
+    pub spool_bytes: u64,
+}
+
+/// How far the log is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shipped {
+    /// The timeline.
+    pub timeline: u32,
+    /// Everything before this is stored.
+    pub until: Lsn,
+    /// Everything that was committed until then is stored, by the server's clock.
+    pub complete_until: DateTime<Utc>,
+    /// Bytes of log that the server keeps for us.
+    pub kept_bytes: u64,
+}
+
+/// Receives and stores until `stop` comes, then stores what is in the spool and ends.
+///
+/// `on_shipped` hears of every step. What was received and not stored stays in the spool for the next
+/// time, and the server has it still.
+///
+/// # Errors
+/// What PostgreSQL, its programs, the store or the spool's disk say. Nothing is lost by beginning again.
+pub async fn receive(
+    means: &Means<'_>,
+    to: &Connection,
+    stop: &CancellationToken,
+    clock: fn() -> DateTime<Utc>,
+    on_shipped: impl Fn(Shipped),
+) -> Result<(), JobError> {
+    means.catalog.check_writer(means.signing)?;
+    let mut session = session::connect(&to.with_database(session::MAINTENANCE_DATABASE)).await?;
+    let facts = replication::facts(&mut session).await?;
+    let tools = Tools::find(means.bin_directory, means.path, facts.version_num / 10_000).await?;
+    let mut shipping = Shipping::open(means, &facts, clock).await?;
+    let begin = begin(&mut session, means, &facts).await?;
+    shipping.begin_at(Segment::at(facts.timeline, begin, facts.segment_bytes))?;
+    let mut receiver = None;
+    let mut shipped_at: Option<Instant> = None;
+    let mut told = None;
+    loop {
+        let is_last = stop.is_cancelled();
+        let is_time = is_last || shipped_at.is_none_or(|at| at.elapsed() >= means.ship_every);
+        shipping.note(replication::mark(&mut session, means.slot).await?);
+        shipping.ship_segments().await?;
+        if is_time {
+            shipping.ship_open_segment().await?;
+            shipped_at = Some(Instant::now());
+        }
+        if let Some(shipped) = shipping.shipped()
+            && (is_time || told != Some(shipped.until))
+        {
+            told = Some(shipped.until);
+            on_shipped(shipped);
+            replication::advance_slot(&mut session, means.slot, shipped.until).await?;
+        }
+        if is_last {
+            drop(receiver);
+            session::close(session).await?;
+            return Ok(());
+        }
+        let has_room = shipping.waiting_bytes()? < means.spool_bytes;
+        receiver = supervise(receiver, has_room, || {
+            let command = replication::receive_wal(&tools, to, means.spool);
+            RunningTool::start(command, Streams::None)
+        })
+        .await?;
+        tokio::select! {
+            () = tokio::time::sleep(LOOK_PAUSE) => {}
+            () = stop.cancelled() => {}
+        }
+    }
+}
+
+/// Where to begin when the spool is empty: where the slot keeps the log from.
+async fn begin(session: &mut PgConnection, means: &Means<'_>, facts: &ClusterFacts) -> Result<Lsn, JobError> {
+    let slot = replication::ensure_slot(session, means.slot).await?;
+    let begin = match slot.keeps_from {
+        Some(lsn) => lsn,
+        None => {
+            // The server gave up on keeping it: what is missing is missing, and it goes on from here.
+            tracing::error!(slot = means.slot, "the server no longer keeps the log that is not stored");
+            replication::drop_slot(session, means.slot).await?;
+            let again = replication::ensure_slot(session, means.slot).await?;
+            again.keeps_from.unwrap_or_default()
+        }
+    };
+    let segment = Segment::at(facts.timeline, begin, facts.segment_bytes);
+    Ok(segment.start())
+}
+
+/// Keeps the receiver running while there is room, and not otherwise.
+async fn supervise(
+    mut running: Option<RunningTool>,
+    has_room: bool,
+    start: impl FnOnce() -> Result<RunningTool, PostgresError>,
+) -> Result<Option<RunningTool>, JobError> {
+    let has_ended = running.as_mut().is_some_and(RunningTool::has_ended);
+    match running {
+        Some(tool) if has_ended => {
+            let said = tool.reap().await?;
+            Err(PostgresError::Incomplete { tool: "pg_receivewal", messages: said }.into())
+        }
+        Some(_) if !has_room => {
+            tracing::warn!("the spool is full: the server keeps its log meanwhile");
+            Ok(None)
+        }
+        Some(tool) => Ok(Some(tool)),
+        None if has_room => Ok(Some(start()?)),
+        None => Ok(None),
+    }
+}

@@ -1,0 +1,97 @@
+//! One database as it was at a moment, as a snapshot: recovered with its cluster in a scratch directory,
+//! and taken from there.
+//!
+//! The snapshot lies in a repository of its own, beside the recovered cluster and sealed to a key that is
+//! gone with it, and is restored from there as any other.
+
+use std::io;
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+
+use super::{Means, Recovered, Served, Stock, disk, recover};
+use crate::catalog::{Catalog, Entry, Selector};
+use crate::jobs::{JobError, WorkDirectory, snapshot};
+use crate::keys::HostKeys;
+use crate::rules::manifest::{FORMAT, RepositoryRecord};
+use crate::rules::physical::BaseManifest;
+use crate::rules::recovery::Plan;
+use crate::rules::signature::SignerKey;
+use crate::seal::{Opener, Sealer};
+use crate::settings::DatabaseSettings;
+use crate::store::Store;
+use crate::store::local::LocalStore;
+
+/// A database as it was; everything of it is gone when this is dropped.
+pub struct Moment {
+    /// How its cluster was recovered.
+    pub recovered: Recovered,
+    /// The repository that it lies in.
+    pub catalog: Catalog,
+    /// What opens it.
+    pub opener: Opener,
+    /// The snapshot.
+    pub entry: Entry,
+    _work: WorkDirectory,
+}
+
+/// Recovers the cluster by `plan`, and takes a snapshot of `database` in it.
+///
+/// # Errors
+/// As [`recover`] and [`snapshot::take`]; a database that was not there then is
+/// [`PostgresError::NoDatabase`](crate::postgres::PostgresError::NoDatabase).
+pub async fn database_at(
+    means: &Means<'_>,
+    stock: &Stock,
+    plan: &Plan,
+    base: &BaseManifest,
+    database: &DatabaseSettings,
+    clock: fn() -> DateTime<Utc>,
+) -> Result<Moment, JobError> {
+    let work = WorkDirectory::create(means.scratch_directory)?;
+    // A server that outlives us is found by this name when the scratch directory is swept.
+    let data = work.path().join("data");
+    let Served { recovered, server, programs: _programs, _room } =
+        recover(means, stock, plan, base, &data, false).await?;
+
+    let failed = |error: String| disk("make a repository in", work.path(), io::Error::other(error));
+    let keys =
+        HostKeys::create(&work.path().join("keys"), clock()).map_err(|error| failed(error.to_string()))?;
+    let signing = keys.signing.as_ref().ok_or_else(|| failed("no signing key was made".into()))?;
+    let root = work.path().join("repository");
+    std::fs::create_dir(&root).map_err(|source| disk("make", &root, source))?;
+    let store = LocalStore::create(&root).map_err(|error| failed(error.to_string()))?;
+    let record = RepositoryRecord {
+        format: FORMAT,
+        repository: means.catalog.record().repository.clone(),
+        created_at: clock(),
+        host: "recovered".into(),
+        signer: SignerKey::of(signing),
+        former_signers: Vec::new(),
+        recipients: keys.recipients().iter().map(ToString::to_string).collect(),
+    };
+    Catalog::create(&store, &record, signing).await?;
+    let store: Arc<dyn Store> = Arc::new(store);
+    let catalog = Catalog::open(store, means.catalog.cluster(), keys.trusted_signers.clone()).await?;
+    let sealer = Sealer::new(keys.recipients())?;
+    let taking = snapshot::Means {
+        catalog: &catalog,
+        sealer: &sealer,
+        signing,
+        chunk_key: &keys.chunk_key,
+        bin_directory: means.bin_directory,
+        path: means.path,
+        progress: means.progress,
+    };
+    let there = DatabaseSettings {
+        connection: server.connection.with_database(&database.connection.database),
+        ..database.clone()
+    };
+    snapshot::take(&taking, &there, rand::random(), clock).await?;
+    drop(server);
+    // The copy of the cluster needs much more room than the snapshot does.
+    std::fs::remove_dir_all(&data).map_err(|source| disk("remove", &data, source))?;
+    let listing = catalog.list().await?;
+    let entry = listing.select(None, &Selector::Latest)?.clone();
+    Ok(Moment { recovered, opener: Opener::new(keys.identities.clone()), catalog, entry, _work: work })
+}

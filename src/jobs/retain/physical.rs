@@ -1,0 +1,88 @@
+//! Removes base backups and log that no moment of the window needs.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+
+use super::{Judged, Means, Retained, Sweep};
+use crate::jobs::{JobError, recover::base_of};
+use crate::rules::layout;
+use crate::rules::physical::PieceName;
+use crate::rules::recovery::Base;
+use crate::rules::retention;
+use crate::store::ObjectInfo;
+
+impl Sweep<'_> {
+    /// Removes them, or only counts them. A base backup that is not believed may need any of the log.
+    pub(super) async fn physical(
+        &self,
+        means: &Means<'_>,
+        now: DateTime<Utc>,
+        retained: &mut Retained,
+    ) -> Result<(), JobError> {
+        let catalog = means.catalog;
+        let found = catalog.bases().await?;
+        for (id, error) in &found.rejected {
+            let reason = crate::rules::causes::in_a_sentence(error);
+            retained.left.push(format!("base backup {id} is not believed, so no log was removed: {reason}"));
+        }
+        let bases: Vec<Base> = found.bases.iter().map(base_of).collect();
+        let objects = self.store.list(&layout::wal_prefix(catalog.cluster())).await?;
+        let pieces: Vec<PieceName> =
+            objects.iter().filter_map(|object| PieceName::of_record_key(&object.key)).collect();
+        let mut plan = retention::physical(
+            &bases,
+            &pieces,
+            found.bases.last().map_or(1 << 24, |base| base.segment_bytes),
+            means.policy.keep,
+            now,
+        );
+        if !found.rejected.is_empty() {
+            plan = retention::PhysicalPlan::default();
+        }
+        for base in &bases {
+            let is_going = plan.bases.contains(&base.id);
+            let reason = if is_going { "no moment of the window needs it" } else { "the window needs it" };
+            let judged = Judged {
+                id: base.id.clone(),
+                database: format!("cluster {}", catalog.cluster()),
+                reason: reason.into(),
+            };
+            if is_going {
+                let prefix = format!("{}{}/", layout::bases_prefix(catalog.cluster()), base.id);
+                retained.freed_bytes += self.folder(&prefix).await?;
+                retained.removed.push(judged);
+            } else {
+                retained.kept.push(judged);
+            }
+        }
+        self.pieces(means, &plan.pieces, &objects, retained).await?;
+        let litter: Vec<_> = found
+            .unpublished
+            .into_iter()
+            .filter(|object| object.modified_at < now - means.litter_grace)
+            .collect();
+        retained.litter_removed += litter.len();
+        retained.freed_bytes += self.remove(litter).await?;
+        Ok(())
+    }
+
+    /// The oldest first, and each record before its piece: what is left has no hole.
+    async fn pieces(
+        &self,
+        means: &Means<'_>,
+        pieces: &[PieceName],
+        objects: &[ObjectInfo],
+        retained: &mut Retained,
+    ) -> Result<(), JobError> {
+        let cluster = means.catalog.cluster();
+        let by_key: BTreeMap<_, _> = objects.iter().map(|object| (&object.key, object)).collect();
+        let found = |key: &layout::ObjectKey| by_key.get(key).copied().cloned();
+        let records = pieces.iter().filter_map(|piece| found(&piece.record_key(cluster))).collect();
+        let sealed = pieces.iter().filter_map(|piece| found(&piece.sealed_key(cluster))).collect();
+        retained.freed_bytes += self.remove(records).await?;
+        retained.freed_bytes += self.remove(sealed).await?;
+        retained.wal_removed += pieces.len();
+        Ok(())
+    }
+}

@@ -1,0 +1,145 @@
+//! Streams what a program writes into an object of the store, sealed on the way.
+//!
+//! The object becomes visible only after the program has exited with status 0.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{JobError, Progress, blocking};
+use crate::postgres::PostgresError;
+use crate::postgres::tools::{RunningTool, pump};
+use crate::rules::layout::ObjectKey;
+use crate::rules::manifest::ObjectRecord;
+use crate::seal::{SealWriter, Sealer};
+use crate::store::{PartSender, Parts, Store, StoreError};
+
+/// Bytes per part on the way to the store; S3 wants no less than 5 MiB.
+const PART_BYTES: usize = 8 << 20;
+
+/// To whom, and where.
+pub(super) struct Sealing<'a> {
+    pub(super) sealer: &'a Sealer,
+    pub(super) store: &'a Arc<dyn Store>,
+    pub(super) progress: &'a Arc<Progress>,
+    /// What the progress hears of bytes that pass.
+    pub(super) on_bytes: fn(&Progress, usize),
+}
+
+/// What was streamed.
+pub(super) struct Streamed<W> {
+    pub(super) record: ObjectRecord,
+    /// What it was copied to.
+    pub(super) also: W,
+    /// The end of what the program wrote to standard error.
+    pub(super) messages: String,
+}
+
+impl Sealing<'_> {
+    /// Seals what `tool` writes into the object `key`, and copies it to `also`.
+    pub(super) async fn stream<W: Write + Send + 'static>(
+        &self,
+        mut tool: RunningTool,
+        key: &ObjectKey,
+        also: W,
+    ) -> Result<Streamed<W>, JobError> {
+        let stdout = tool.stdout()?;
+        let name = tool.name().to_owned();
+        let (sender, parts) = Parts::stream();
+        let (sealer, progress, on_bytes) = (self.sealer.clone(), Arc::clone(self.progress), self.on_bytes);
+        let heard = move |bytes| on_bytes(&progress, bytes);
+        let sealing = async {
+            let pumped = blocking(move || seal_stream(stdout, &name, &sealer, sender, also, heard)).await;
+            // A child that died explains more than the pipe that it left.
+            let reaped = tool.reap().await;
+            match (pumped, reaped) {
+                (Ok(sealed), Ok(messages)) => sealed.publish(messages).await,
+                (Err(error @ JobError::Postgres(PostgresError::Pump { .. })), Ok(_)) => Err(error),
+                (_, Err(error)) => Err(error.into()),
+                (Err(error), Ok(_)) => Err(error),
+            }
+        };
+        let (stored, sealed) = tokio::join!(self.store.put(key, parts), sealing);
+        // The store's own error explains why the pump was cut off, an abandoned put does not.
+        match (stored, sealed) {
+            (Ok(_), sealed) => sealed,
+            (Err(StoreError::Abandoned { .. }), Err(error)) => Err(error),
+            (Err(error), _) => Err(error.into()),
+        }
+    }
+}
+
+/// A sealed object whose last part is held back until its program is known to have ended well.
+struct Sealed<W> {
+    record: ObjectRecord,
+    last: Bytes,
+    sender: PartSender,
+    also: W,
+}
+
+impl<W: Send + 'static> Sealed<W> {
+    async fn publish(self, messages: String) -> Result<Streamed<W>, JobError> {
+        let Self { record, last, sender, also } = self;
+        blocking(move || {
+            // The store's own error is in the result of its put.
+            let _ = sender.blocking_send(last).and_then(|()| sender.blocking_finish());
+            Ok::<_, JobError>(Streamed { record, also, messages })
+        })
+        .await
+    }
+}
+
+fn seal_stream<W: Write>(
+    stdout: File,
+    name: &str,
+    sealer: &Sealer,
+    sender: PartSender,
+    also: W,
+    on_bytes: impl Fn(usize),
+) -> Result<Sealed<W>, JobError> {
+    let failed = |source| JobError::Postgres(PostgresError::Pump { tool: name.into(), source });
+    let mut tee = Tee { seal: sealer.seal_into(PartWriter { sender, pending: Vec::new() })?, also };
+    pump(stdout, &mut tee, on_bytes).map_err(failed)?;
+    let (writer, record) = tee.seal.finish()?;
+    Ok(Sealed { record, last: writer.pending.into(), sender: writer.sender, also: tee.also })
+}
+
+struct Tee<W: Write> {
+    seal: SealWriter<PartWriter>,
+    also: W,
+}
+
+impl<W: Write> Write for Tee<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.seal.write_all(bytes)?;
+        self.also.write_all(bytes)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Cuts sealed bytes into parts.
+struct PartWriter {
+    sender: PartSender,
+    pending: Vec<u8>,
+}
+
+impl Write for PartWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.pending.extend_from_slice(bytes);
+        if self.pending.len() >= PART_BYTES {
+            let part = std::mem::take(&mut self.pending);
+            self.sender.blocking_send(part.into()).map_err(io::Error::other)?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

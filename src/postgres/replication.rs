@@ -1,0 +1,227 @@
+//! The cluster as a whole: a copy of its data directory, its write-ahead log, and the slot that keeps
+//! what of the log we do not have yet.
+//!
+//! Comes in: a connection of a role with REPLICATION. Goes out: commands of `pg_basebackup` and
+//! `pg_receivewal`, and facts. The slot is ours and nobody streams from it: it is moved by hand, and
+//! only over log that is stored.
+
+use std::io::Read as _;
+use std::path::Path;
+
+use sqlx::postgres::PgConnection;
+use tokio::process::Command;
+
+use super::session::{self, column, rows};
+use super::tools::Tools;
+use super::{PostgresError, describe};
+use crate::rules::sql::literal;
+use crate::rules::wal::Lsn;
+use crate::settings::Connection;
+
+/// What is said of a cluster before its files are copied or its log is read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterFacts {
+    /// PostgreSQL's own number of the cluster.
+    pub system_identifier: String,
+    /// `server_version_num`
+    pub version_num: u32,
+    /// Bytes of a segment of the log.
+    pub segment_bytes: u64,
+    /// The timeline that is written.
+    pub timeline: u32,
+    /// Name of the role that was made with the cluster.
+    pub bootstrap_superuser: String,
+    /// Tablespaces besides PostgreSQL's own.
+    pub tablespaces: Vec<String>,
+    /// Bytes of all databases, as an estimate.
+    pub disk_bytes: u64,
+}
+
+/// Reads them.
+///
+/// # Errors
+/// As [`PostgresError::of_query`] sorts them.
+pub async fn facts(session: &mut PgConnection) -> Result<ClusterFacts, PostgresError> {
+    let action = "read what the cluster is";
+    let sql = "SELECT (SELECT setting::bigint FROM pg_catalog.pg_settings WHERE name = 'wal_segment_size') AS segment_bytes, \
+        pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()) AS file, \
+        (SELECT coalesce(sum(pg_catalog.pg_database_size(oid)), 0)::bigint FROM pg_catalog.pg_database \
+         WHERE pg_catalog.has_database_privilege(oid, 'connect')) AS disk_bytes, \
+        ARRAY(SELECT spcname::text FROM pg_catalog.pg_tablespace WHERE spcname !~ '^pg_' ORDER BY 1) AS tablespaces";
+    let found = rows(session, action, sql).await?;
+    let row = found.first().ok_or_else(|| PostgresError::of_query(action, sqlx::Error::RowNotFound))?;
+    let (segment_bytes, disk_bytes): (i64, i64) = (column(row, "segment_bytes")?, column(row, "disk_bytes")?);
+    let file: String = column(row, "file")?;
+    let timeline = file.get(..8).and_then(|digits| u32::from_str_radix(digits, 16).ok());
+    let (_, system_identifier) = describe::identity(session).await?;
+    Ok(ClusterFacts {
+        system_identifier: system_identifier.unwrap_or_default(),
+        version_num: session::server_version_num(session).await?,
+        segment_bytes: u64::try_from(segment_bytes).unwrap_or_default(),
+        timeline: timeline.unwrap_or(1),
+        bootstrap_superuser: describe::bootstrap_superuser(session).await?,
+        tablespaces: column(row, "tablespaces")?,
+        disk_bytes: u64::try_from(disk_bytes).unwrap_or_default(),
+    })
+}
+
+/// A command that writes a copy of the data directory to its standard output, as tar.
+pub fn base_backup(tools: &Tools, to: &Connection, label: &str, max_rate_kib: Option<u64>) -> Command {
+    let mut command = tools.command("pg_basebackup", to);
+    command.args(["--pgdata=-", "--format=tar", "--wal-method=none", "--checkpoint=fast"]);
+    command.arg("--no-password").arg(format!("--label={label}"));
+    if let Some(rate) = max_rate_kib {
+        command.arg(format!("--max-rate={rate}"));
+    }
+    of_replication(&mut command);
+    command
+}
+
+/// A command that writes the log into `directory`, a file for each segment, from where that has it.
+pub fn receive_wal(tools: &Tools, to: &Connection, directory: &Path) -> Command {
+    let mut command = tools.command("pg_receivewal", to);
+    command.args(["--no-loop", "--no-password", "--status-interval=1"]);
+    command.arg(format!("--directory={}", directory.display()));
+    of_replication(&mut command);
+    command
+}
+
+/// A connection for replication has neither a database nor settings of a session.
+fn of_replication(command: &mut Command) {
+    command.env_remove("PGDATABASE").env_remove("PGOPTIONS");
+}
+
+/// Where a copy begins, by the `backup_label` that it begins with: the timeline, and the place from which
+/// the log is replayed. `head` is the first of its bytes.
+pub fn start_in(head: &[u8]) -> Option<(u32, Lsn)> {
+    let mut archive = tar::Archive::new(head);
+    let label = archive.entries().ok()?.map_while(Result::ok).find_map(|mut entry| {
+        let mut text = String::new();
+        let is_label = entry.path().is_ok_and(|path| path.as_os_str() == "backup_label");
+        (is_label && entry.read_to_string(&mut text).is_ok()).then_some(text)
+    })?;
+    let after = |words: &str| label.lines().find_map(|line| line.strip_prefix(words));
+    let start = after("START WAL LOCATION: ")?.split_whitespace().next()?;
+    Some((after("START TIMELINE: ")?.trim().parse().ok()?, start.parse().ok()?))
+}
+
+/// How far the log is on the server's disk.
+///
+/// # Errors
+/// As [`PostgresError::of_query`] sorts them.
+pub async fn flushed(session: &mut PgConnection) -> Result<Lsn, PostgresError> {
+    let action = "ask how far the write-ahead log is";
+    let found = rows(session, action, "SELECT pg_catalog.pg_current_wal_flush_lsn()::text AS lsn").await?;
+    let row = found.first().ok_or_else(|| PostgresError::of_query(action, sqlx::Error::RowNotFound))?;
+    let lsn: String = column(row, "lsn")?;
+    lsn.parse().map_err(|_| PostgresError::of_query(action, sqlx::Error::RowNotFound))
+}
+
+/// A slot of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slot {
+    /// From where on the server keeps its log; `None` when it was lost.
+    pub keeps_from: Option<Lsn>,
+}
+
+/// Looks at the slot called `name`; makes it, keeping the log from here on, when there is none.
+///
+/// # Errors
+/// As [`PostgresError::of_query`] sorts them.
+pub async fn ensure_slot(session: &mut PgConnection, name: &str) -> Result<Slot, PostgresError> {
+    if let Some(slot) = slot(session, name).await? {
+        return Ok(slot);
+    }
+    let sql = format!("SELECT pg_catalog.pg_create_physical_replication_slot({}, true)", literal(name));
+    session::run(session, "make a replication slot", sql).await?;
+    let lost = || PostgresError::of_query("make a replication slot", sqlx::Error::RowNotFound);
+    slot(session, name).await?.ok_or_else(lost)
+}
+
+async fn slot(session: &mut PgConnection, name: &str) -> Result<Option<Slot>, PostgresError> {
+    let sql = format!(
+        "SELECT restart_lsn::text AS lsn FROM pg_catalog.pg_replication_slots WHERE slot_name = {}",
+        literal(name)
+    );
+    let found = rows(session, "look at the replication slot", sql).await?;
+    let Some(row) = found.first() else { return Ok(None) };
+    let lsn: Option<String> = column(row, "lsn")?;
+    Ok(Some(Slot { keeps_from: lsn.and_then(|lsn| lsn.parse().ok()) }))
+}
+
+/// Lets the server have its log up to `lsn`; never goes back.
+///
+/// # Errors
+/// As [`PostgresError::of_query`] sorts them.
+pub async fn advance_slot(session: &mut PgConnection, name: &str, lsn: Lsn) -> Result<(), PostgresError> {
+    let (name, lsn) = (literal(name), literal(&lsn.to_string()));
+    let sql = format!(
+        "SELECT pg_catalog.pg_replication_slot_advance(slot_name, least({lsn}::pg_lsn, pg_catalog.pg_current_wal_flush_lsn())) \
+         FROM pg_catalog.pg_replication_slots WHERE slot_name = {name} AND restart_lsn < {lsn}::pg_lsn"
+    );
+    session::run(session, "move the replication slot", sql).await
+}
+
+/// Drops the slot called `name`, if there is one.
+///
+/// # Errors
+/// As [`PostgresError::of_query`] sorts them.
+pub async fn drop_slot(session: &mut PgConnection, name: &str) -> Result<(), PostgresError> {
+    let name = literal(name);
+    let sql = format!(
+        "SELECT pg_catalog.pg_drop_replication_slot(slot_name) FROM pg_catalog.pg_replication_slots WHERE slot_name = {name}"
+    );
+    session::run(session, "drop the replication slot", sql).await
+}
+
+/// A moment of the server, and how far its log is on disk: what was committed until then lies before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    /// By the server's clock.
+    pub at: chrono::DateTime<chrono::Utc>,
+    /// The end of the log on its disk.
+    pub flushed: Lsn,
+    /// Bytes of log that the slot makes it keep.
+    pub kept_bytes: u64,
+}
+
+/// Asks for one.
+///
+/// # Errors
+/// As [`PostgresError::of_query`] sorts them.
+pub async fn mark(session: &mut PgConnection, slot: &str) -> Result<Mark, PostgresError> {
+    let action = "ask how far the write-ahead log is";
+    // In this order: the log is looked at after the clock.
+    let sql = format!(
+        "WITH clock AS MATERIALIZED (SELECT pg_catalog.clock_timestamp() AS at) \
+         SELECT (extract(epoch FROM clock.at) * 1000000)::bigint AS at, f.lsn::text AS lsn, coalesce((SELECT pg_catalog.pg_wal_lsn_diff(f.lsn, restart_lsn) \
+           FROM pg_catalog.pg_replication_slots WHERE slot_name = {}), 0)::bigint AS kept \
+         FROM clock, LATERAL (SELECT pg_catalog.pg_current_wal_flush_lsn() AS lsn WHERE clock.at IS NOT NULL) f",
+        literal(slot)
+    );
+    let found = rows(session, action, sql).await?;
+    let row = found.first().ok_or_else(|| PostgresError::of_query(action, sqlx::Error::RowNotFound))?;
+    let (lsn, kept): (String, i64) = (column(row, "lsn")?, column(row, "kept")?);
+    let flushed = lsn.parse().map_err(|_| PostgresError::of_query(action, sqlx::Error::RowNotFound))?;
+    let at = chrono::DateTime::from_timestamp_micros(column(row, "at")?).unwrap_or_default();
+    Ok(Mark { at, flushed, kept_bytes: u64::try_from(kept).unwrap_or_default() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_tells_where_it_begins() {
+        let label = "START WAL LOCATION: 0/2000028 (file 000000010000000000000002)\nCHECKPOINT LOCATION: 0/2000060\n\
+            BACKUP METHOD: streamed\nBACKUP FROM: primary\nLABEL: belay\nSTART TIMELINE: 1\n";
+        let mut archive = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_ustar();
+        header.set_size(label.len() as u64);
+        archive.append_data(&mut header, "backup_label", label.as_bytes()).unwrap();
+        let head = archive.into_inner().unwrap();
+        assert_eq!(start_in(&head), Some((1, Lsn(0x200_0028))));
+        assert_eq!(start_in(&head[..600]), None);
+        assert_eq!(start_in(b""), None);
+    }
+}
