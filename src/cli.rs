@@ -2,6 +2,7 @@
 
 pub mod advice;
 pub mod audit;
+pub mod base_backup;
 pub mod check;
 pub mod clock;
 pub mod gate;
@@ -14,6 +15,7 @@ pub mod migrate;
 pub mod pin;
 pub mod privileges;
 pub mod progress;
+pub mod recover;
 pub mod remote;
 pub mod report;
 pub mod repository;
@@ -29,6 +31,8 @@ pub mod table;
 pub mod takeover;
 pub mod token;
 pub mod verify;
+pub mod wal;
+pub mod windows;
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -96,6 +100,13 @@ pub enum Verb {
     Verify(verify::VerifyArgs),
     /// Restore a snapshot beside what is there, or in place of it
     Restore(restore::RestoreArgs),
+    /// Make a base backup of the cluster, from which any later moment is reached with the log
+    BaseBackup(base_backup::BaseBackupArgs),
+    /// Receive the write-ahead log of the cluster into the repository
+    #[command(subcommand)]
+    Wal(wal::WalVerb),
+    /// Recover the whole cluster as it was at a moment, into an empty directory
+    Recover(recover::RecoverArgs),
     /// Remove what the policy does not keep: old snapshots, unneeded chunks, leftovers
     Retain(retain::RetainArgs),
     /// Run a migration behind a verified snapshot; put the database back if it fails
@@ -143,7 +154,7 @@ impl Verb {
 
     /// Whether the verb itself comes to an end when it is told to stop; the others are dropped.
     pub fn stops_by_itself(&self) -> bool {
-        matches!(self, Self::Migrate(_) | Self::Gate(_) | Self::Serve(_))
+        matches!(self, Self::Migrate(_) | Self::Gate(_) | Self::Serve(_) | Self::Wal(_))
     }
 
     /// The file given with `--identity`, if the verb has such an option.
@@ -151,6 +162,7 @@ impl Verb {
         match self {
             Self::Restore(args) => args.identity.as_deref(),
             Self::Verify(args) => args.identity.as_deref(),
+            Self::Recover(args) => args.identity.as_deref(),
             Self::Key(key::KeyVerb::Drill(args)) => args.identity.as_deref(),
             _ => None,
         }
@@ -190,6 +202,9 @@ where
         Verb::Show(args) => Box::pin(show::run(global, args)).await,
         Verb::Verify(args) => Box::pin(verify::run(global, args, inputs)).await,
         Verb::Restore(args) => Box::pin(restore::run(global, args, inputs)).await,
+        Verb::BaseBackup(args) => Box::pin(base_backup::run(global, args)).await,
+        Verb::Wal(verb) => Box::pin(wal::run(global, verb, stop)).await,
+        Verb::Recover(args) => Box::pin(recover::run(global, args, inputs)).await,
         Verb::Retain(args) => Box::pin(retain::run(global, args)).await,
         Verb::Migrate(args) => Box::pin(migrate::run(global, args, inputs, stop)).await,
         Verb::Gate(verb) => Box::pin(remote::gate::run(global, verb, stop)).await,

@@ -9,6 +9,7 @@ mod errand;
 mod gates;
 mod orders;
 mod service;
+mod wal;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::errand::{Done, Errand, Ground, Outcome, Survey};
 use self::gates::Gates;
+use self::wal::WalTask;
 use crate::cli::gate::elsewhere::Opening;
 use crate::cli::host::Host;
 use crate::cli::report::{ExitCode, Failure, Report};
@@ -66,14 +68,20 @@ pub async fn serve(global: Global, stop: Stop) -> Result<Report, Failure> {
     let (orderer, orders) = mpsc::channel(ORDERS);
     let gates = Arc::new(Gates::default());
     let (opener, openings) = mpsc::channel(ORDERS);
-    let office =
-        Office::new(newest_host, ledger.clone(), orderer.clone(), opener.clone(), Arc::clone(&gates.runners));
+    let office = Office::new(
+        newest_host.clone(),
+        ledger.clone(),
+        orderer.clone(),
+        opener.clone(),
+        Arc::clone(&gates.runners),
+    );
     let http = &host.settings.http;
     let server = if http.is_served() {
         Some(Server::start(http, Arc::new(office)).await.map_err(|error| http_failure(&error))?)
     } else {
         None
     };
+    let wal = WalTask::start(newest_host.clone());
     let daemon = Daemon {
         ground: Arc::new(Ground { global, host, ledger, gates }),
         hosts,
@@ -81,6 +89,7 @@ pub async fn serve(global: Global, stop: Stop) -> Result<Report, Failure> {
         openings,
         _orderers: (orderer, opener),
         server,
+        wal,
         errands: JoinSet::new(),
         running: BTreeMap::new(),
         cut: CancellationToken::new(),
@@ -101,6 +110,7 @@ struct Daemon {
     /// Orders do not end when there is nobody that gives any.
     _orderers: (mpsc::Sender<Order>, mpsc::Sender<Opening>),
     server: Option<Server>,
+    wal: WalTask,
     errands: JoinSet<Done>,
     running: BTreeMap<Id, Errand>,
     /// Cuts every errand short, at a safe place.
@@ -159,6 +169,7 @@ impl Daemon {
         }
         self.cut.cancel();
         while self.errands.join_next().await.is_some() {}
+        self.wal.end().await;
         if let Some(server) = self.server {
             server.stop().await;
         }

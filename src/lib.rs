@@ -13,7 +13,7 @@
 //! | L8 | [`daemon`]: does what an operator would do by hand, by the verbs of [`cli`], when it is due |
 //! | L7 | [`http`]: shows what [`cli`] reports to whoever may see it, and hands what they ask for to the daemon |
 //! | L6 | [`cli`]: verbs, reports, hints, exit codes; the only place that prints |
-//! | L5 | [`jobs`]: snapshot, verify, restore, retain, migrate, written as procedures |
+//! | L5 | [`jobs`]: snapshot, verify, restore, retain, migrate, base backup, log, recovery, written as procedures |
 //! | L4 | [`catalog`]: the manifests in the store are the catalog; [`fence`]: keeps writers out, and lets them in again |
 //! | L3 | [`seal`] (gzip and age), [`keys`], [`store`], [`postgres`], [`ledger`], [`command`], [`checkout`], [`remote`]: one per outside party |
 //! | L2 | [`settings`]: every key, typed; [`tether`]: children end with us |
@@ -46,6 +46,13 @@
 //! - **A command on another machine is judged by what the server shows**: its runner holds a lease, and one
 //!   that is lost tells nothing of how the command ended. The runner ends it, the daemon waits for longer
 //!   than that takes, ends the sessions, and only then looks ([`rules::lease`]).
+//! - **The log is kept by a slot that nobody streams from**, and that is moved over what is stored: `pg_receivewal`
+//!   would report what lies in a spool, which is lost with the host.
+//! - **A recovering server is given the log by the process that started it**, through files: keys, addresses and
+//!   signatures stay in one place, and nothing has to be configured on a bare host.
+//! - **A database of a moment is taken out of its cluster as a snapshot**, and restored as one: there is one way back.
+//! - **A guard outlives us while a command runs**: its children do not end with us by themselves, and would write on
+//!   into what was put back ([`command`]).
 //! - **Tokens lie in the ledger, as hashes**: one that is revoked counts no more from that moment on, and what it
 //!   was used for stands in the audit log beside it.
 //! - **A verification record names objects, not tables**: it lies in the open. What differs in a
@@ -55,7 +62,8 @@
 //!
 //! *snapshot*: one logical dump of one database · *manifest*: our signed record of one ·
 //! *inventory*: its tables · *catalog*: all manifests · *chunk*: a range of one large table, shared
-//! between snapshots · *recipient*: a public key that we encrypt to, *identity*: its private key ·
+//! between snapshots · *base backup*: a copy of a cluster's data directory · *piece*: a segment of the
+//! write-ahead log, or a part of one · *window*: the moments that a base backup and the log behind it reach · *recipient*: a public key that we encrypt to, *identity*: its private key ·
 //! *seal* and *open*: compress and encrypt, and back · *restore*: load a snapshot · *cluster*: one
 //! data directory, *database*: one inside it · *fence* and *release*: keep writers out, and let
 //! them in · *run*: one gated migration, *class*: what it did, *verdict*: how it ended.

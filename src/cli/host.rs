@@ -83,6 +83,15 @@ impl Host {
             .map_err(Failure::of("read the recipients"))
     }
 
+    /// The key that signs what this host writes; `action` is for the error.
+    ///
+    /// # Errors
+    /// [`Failure`] when there is none.
+    pub fn signing(&self, action: &str) -> Result<&ed25519_dalek::SigningKey, Failure> {
+        let missing = || Failure::new(action, ExitCode::Usage, "there is no signing key on this host");
+        self.keys.signing.as_ref().ok_or_else(missing)
+    }
+
     /// Opens with the host's identities, if it has any.
     pub fn opener(&self) -> Option<Opener> {
         let identities = &self.keys.identities;

@@ -16,15 +16,17 @@ use super::privileges::Inputs;
 use super::progress::shown;
 use super::report::{ExitCode, Failure, Report, bytes_text, duration_text};
 use super::standalone::{Standalone, StandaloneArgs};
-use super::{Global, audit, clock, opener_of, selector};
+use super::{Global, audit, clock, opener_of, selector, wal};
 use crate::catalog::{Catalog, Entry, Selector};
 use crate::jobs::load::{RestoreErrors, Source};
 use crate::jobs::prove::Proof;
+use crate::jobs::recover::{self, Moment, Recovered, Stock};
 use crate::jobs::restore::plan::{self, RestorePlan};
-use crate::jobs::restore::{self, Destination, Means, Request, Restored, recover};
+use crate::jobs::restore::{self, Destination, Means, Request, Restored, recover as interrupted};
 use crate::jobs::{JobError, Progress};
 use crate::ledger::lock::{LockName, StateLock};
 use crate::ledger::{JobKind, Ledger};
+use crate::rules::recovery::Target;
 use crate::rules::table_name::TableName;
 use crate::seal::Opener;
 use crate::settings::DatabaseSettings;
@@ -38,6 +40,10 @@ pub struct RestoreArgs {
     /// Which snapshot: an id, latest, latest-verified or before:REVISION
     #[arg(long, value_name = "ID", default_value = "latest", value_parser = selector::parse)]
     pub from: Selector,
+    /// Not a snapshot but a moment: a time with its zone ('2026-11-20 14:03:07+01'), a place in the log
+    /// (16/B374D848), name:RESTORE_POINT, or latest; from a base backup and the write-ahead log
+    #[arg(long, value_name = "MOMENT", conflicts_with_all = ["from", "plan", "standalone"])]
+    pub at: Option<Target>,
     /// Restore into a new database of this name; with --table, into this existing one
     #[arg(long, value_name = "NAME", required_unless_present_any = ["swap", "tables"], conflicts_with = "swap", value_parser = database_name)]
     pub into: Option<String>,
@@ -96,7 +102,11 @@ pub enum ProofArg {
 /// [`Failure`]; then the database that had the name has it still.
 pub async fn run(global: &Global, args: RestoreArgs, inputs: Inputs) -> Result<Report, Failure> {
     let title = format!("restore {}", args.database);
-    let ground = Ground::open(global, &args, &inputs).await?;
+    let mut ground = Ground::open(global, &args, &inputs).await?;
+    let moment = match &args.at {
+        Some(target) => Some(ground.at(global, &title, target).await?),
+        None => None,
+    };
     let listing = ground.catalog.list().await.map_err(Failure::of(&title))?;
     let name = ground.database.connection.database.clone();
     let entry = listing.select(Some(&name), &args.from).map_err(Failure::of(&title))?;
@@ -119,6 +129,7 @@ pub async fn run(global: &Global, args: RestoreArgs, inputs: Inputs) -> Result<R
         })
         .await?;
     restored.notes.extend(newer);
+    restored.notes.extend(moment.iter().map(note_of));
     if args.standalone.standalone
         && let Some(kept) = &restored.previous_kept_as
     {
@@ -127,6 +138,12 @@ pub async fn run(global: &Global, args: RestoreArgs, inputs: Inputs) -> Result<R
             .push(format!("nothing will remove {kept}: drop it yourself when it is no longer needed"));
     }
     Ok(report(&restored, entry))
+}
+
+/// What there is to say of a moment that was restored.
+fn note_of(moment: &Recovered) -> String {
+    let end = if moment.reached_end { ", to its end: nothing was committed later" } else { "" };
+    format!("recovered from base backup {} and {} segments of the log{end}", moment.base, moment.segments)
 }
 
 /// A line that tells Alembic's revisions, where there are any.
@@ -145,6 +162,8 @@ struct Ground {
     keep_replaced: TimeDelta,
     /// Removes the state directory at the end.
     standalone: Option<Standalone>,
+    /// Holds the snapshot of a moment.
+    moment: Option<Moment>,
 }
 
 impl Ground {
@@ -166,6 +185,7 @@ impl Ground {
                 state_directory: standalone.state_directory().to_owned(),
                 keep_replaced: TimeDelta::zero(),
                 standalone: Some(standalone),
+                moment: None,
             }
         } else {
             let host = Host::open_trusting(&global.config, &args.standalone.trust_signer).await?;
@@ -181,10 +201,45 @@ impl Ground {
                 path: host.path,
                 catalog: host.catalog,
                 standalone: None,
+                moment: None,
             }
         };
         ground.database.jobs = args.jobs.unwrap_or(ground.database.jobs);
         Ok(ground)
+    }
+
+    /// Puts the database as it was at `target` in place of the repository's snapshots.
+    async fn at(&mut self, global: &Global, title: &str, target: &Target) -> Result<Recovered, Failure> {
+        let state = &self.state_directory;
+        let ledger =
+            Ledger::open(&state.join("ledger.sqlite")).await.map_err(Failure::of("open the ledger"))?;
+        let (progress, scratch_directory) = (Arc::new(Progress::default()), state.join("scratch"));
+        let means = recover::Means {
+            catalog: &self.catalog,
+            opener: &self.opener,
+            bin_directory: self.bin_directory.as_deref(),
+            path: &self.path,
+            scratch_directory: &scratch_directory,
+            progress: &progress,
+        };
+        // Retention must not take what is about to be read.
+        let _repository = StateLock::shared(state, &LockName::repository()).map_err(Failure::of(title))?;
+        let mut stock = Stock::read(&self.catalog, Some(&self.opener)).await.map_err(Failure::of(title))?;
+        stock.shipped = wal::shipped(state);
+        let (plan, base) = stock.plan(&self.catalog, target, None).await.map_err(Failure::of(title))?;
+        let name = self.database.connection.database.clone();
+        audit::note(&ledger, audit::KEY_USE, (Some(&name), Some(base.id.as_str())), "to recover").await?;
+        let subject = |moment: &Moment| moment.recovered.base.to_string();
+        let work = super::recorded(&ledger, JobKind::Recover, Some(&name), title, subject, async {
+            let work =
+                Box::pin(recover::database_at(&means, &stock, &plan, &base, &self.database, clock::now));
+            shown(global, title, &progress, work).await.map_err(Failure::of(title))
+        });
+        let moment = work.await?;
+        let recovered = moment.recovered.clone();
+        (self.catalog, self.opener) = (moment.catalog.clone(), moment.opener.clone());
+        self.moment = Some(moment);
+        Ok(recovered)
     }
 
     fn note(&self) -> Option<String> {
@@ -205,7 +260,7 @@ impl Ground {
         let _repository = StateLock::shared(state, &LockName::repository()).map_err(Failure::of(title))?;
         let ledger =
             Ledger::open(&state.join("ledger.sqlite")).await.map_err(Failure::of("open the ledger"))?;
-        recover::settle(&ledger, &self.database.connection).await.map_err(Failure::of(title))?;
+        interrupted::settle(&ledger, &self.database.connection).await.map_err(Failure::of(title))?;
         let (progress, scratch_directory) = (Arc::new(Progress::default()), state.join("scratch"));
         let means = Means {
             catalog: &self.catalog,

@@ -116,9 +116,10 @@ fn report(retained: &Retained, mode: Mode) -> Report {
     );
     text.extend(retained.left.iter().map(|sentence| format!("note: {sentence}\n")));
     text.push_str(&format!(
-        "{}: snapshots {}, unneeded chunks {}, leftovers {}, databases {}; {} in the repository\n",
+        "{}: snapshots and base backups {}, pieces of the log {}, unneeded chunks {}, leftovers {}, databases {}; {} in the repository\n",
         if mode == Mode::DryRun { "would remove" } else { "removed" },
         retained.removed.len(),
+        retained.wal_removed,
         retained.chunks_removed,
         retained.litter_removed as u64 + retained.unfinished_removed,
         retained.databases_dropped.len(),

@@ -20,14 +20,16 @@ use super::list::notice_rejected;
 use super::report::{Failure, Report, age_text, bytes_text, duration_text, print_notice};
 use super::retain::policy;
 use super::table::{Align, table};
-use super::{Global, clock};
+use super::{Global, clock, wal};
 use crate::catalog::{Entry, Listing};
+use crate::jobs::receive_wal::Shipped;
 use crate::ledger::{GateRun, Ledger};
 use crate::rules::freshness::freshness;
 use crate::rules::gate::Phase;
 use crate::rules::layout::SnapshotId;
 use crate::rules::manifest::Depth;
 use crate::rules::retention;
+use crate::rules::wal::Lsn;
 use crate::settings::DatabaseSettings;
 
 /// How far back in the ledger an unfinished migration is looked for.
@@ -62,11 +64,42 @@ struct Status {
     repository_free_bytes: Option<u64>,
     identity_on_host: bool,
     not_believed: usize,
+    wal: Option<WalStatus>,
     databases_kept: Vec<Kept>,
     running: Vec<Running>,
     unfinished_runs: Vec<UnfinishedRun>,
     scheduled: Vec<Scheduled>,
     daemon_running: bool,
+}
+
+/// How far the write-ahead log is stored, as whoever receives it noted last.
+#[derive(Serialize)]
+struct WalStatus {
+    timeline: u32,
+    until_lsn: Lsn,
+    /// What was committed until then is stored, by the server's clock.
+    complete_until: DateTime<Utc>,
+    /// What a loss of the host would cost now, in seconds.
+    behind_seconds: i64,
+    /// Bytes of log that the server keeps.
+    kept_bytes: u64,
+}
+
+impl WalStatus {
+    fn of(shipped: Shipped, now: DateTime<Utc>) -> Self {
+        Self {
+            timeline: shipped.timeline,
+            until_lsn: shipped.until,
+            complete_until: shipped.complete_until,
+            behind_seconds: (now - shipped.complete_until).num_seconds().max(0),
+            kept_bytes: shipped.kept_bytes,
+        }
+    }
+
+    fn line(&self, now: DateTime<Utc>) -> String {
+        let (age, kept) = (age_text(now - self.complete_until), bytes_text(self.kept_bytes));
+        format!("log           stored until {age} ago, to {}; the server keeps {kept}\n", self.until_lsn)
+    }
 }
 
 /// A gated migration that is not over: it runs, its process died, or it waits for an operator.
@@ -140,6 +173,9 @@ pub async fn report(host: &Host, ledger: &Ledger, scope: Scope<'_>) -> Result<Re
         repository_free_bytes: host.repository_free_bytes().filter(|_| is_of_host),
         identity_on_host: !host.keys.identities.is_empty(),
         not_believed: if is_of_host { listing.rejected.len() } else { 0 },
+        wal: wal::shipped(&host.settings.state.directory)
+            .filter(|_| is_of_host && host.settings.cluster.point_in_time)
+            .map(|shipped| WalStatus::of(shipped, now)),
         databases_kept: kept,
         running,
         unfinished_runs: runs
@@ -240,6 +276,7 @@ fn text(status: &Status, now: DateTime<Utc>) -> String {
     let identity =
         if status.identity_on_host { "on this host" } else { "not on this host: nothing can be opened here" };
     text.push_str(&format!("identity      {identity}\n"));
+    text.extend(status.wal.iter().map(|wal| wal.line(now)));
     text.extend(status.running.iter().map(|job| job.line(now)));
     for run in &status.unfinished_runs {
         let what = match (run.phase, run.process_alive) {

@@ -12,7 +12,7 @@ use crate::cli::gate::resume_open_runs;
 use crate::cli::host::Host;
 use crate::cli::report::{ExitCode, Failure};
 use crate::cli::verify::{Wanted, verify_wanted};
-use crate::cli::{Global, audit, retain, snapshot};
+use crate::cli::{Global, audit, base_backup, retain, snapshot};
 use crate::http::Task;
 use crate::jobs::due::Work;
 use crate::ledger::{JobKind, Ledger, OnBehalf};
@@ -165,6 +165,18 @@ async fn work_on(ground: &Ground, work: &Work) -> Result<(), Failure> {
         (JobKind::Snapshot, Some(name)) => take_snapshot(ground, name).await?,
         (JobKind::Verify, Some(name)) => {
             verify(ground, name, &Selector::Latest, host.settings.verify.depth).await?;
+        }
+        (JobKind::BaseBackup, _) => {
+            let made = base_backup::make_one(global, host, ledger).await?;
+            let manifest = &made.manifest;
+            tracing::info!(
+                job = "base-backup",
+                backup_id = %manifest.id,
+                plain_bytes = manifest.plain_bytes,
+                stored_bytes = manifest.stored_bytes,
+                elapsed_ms = made.elapsed_ms,
+                "made"
+            );
         }
         (JobKind::Retain, _) => {
             let retained = retain::carry_out(global, host, ledger).await?;

@@ -19,6 +19,7 @@ mod fidelity;
 mod gate;
 mod help;
 mod http;
+mod point_in_time;
 mod readme;
 mod recipients;
 mod remote;

@@ -1,0 +1,99 @@
+//! `belay base-backup`: makes a base backup of the cluster.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::json;
+
+use super::host::Host;
+use super::progress::shown;
+use super::report::{ExitCode, Failure, Report, bytes_text, duration_text};
+use super::{Global, clock};
+use crate::jobs::Progress;
+use crate::jobs::base_backup::{self, Made};
+use crate::ledger::lock::{LockName, StateLock};
+use crate::ledger::{JobKind, Ledger};
+use crate::settings::Connection;
+
+const TITLE: &str = "base-backup";
+/// How long nothing may come: the checkpoint before it takes its time.
+const STALL_TIMEOUT: Duration = Duration::from_secs(1800);
+
+/// Options of `belay base-backup`.
+#[derive(Debug, Args)]
+pub struct BaseBackupArgs {}
+
+/// Makes one.
+///
+/// # Errors
+/// [`Failure`]; then nothing is listed.
+pub async fn run(global: &Global, BaseBackupArgs {}: BaseBackupArgs) -> Result<Report, Failure> {
+    let host = Host::open(&global.config).await?;
+    let ledger = host.ledger().await?;
+    let made = make_one(global, &host, &ledger).await?;
+    let manifest = &made.manifest;
+    let text = format!(
+        "{}  cluster {}: {} plain, {} stored, consistent at {} on timeline {}, in {}\n",
+        manifest.id,
+        manifest.cluster,
+        bytes_text(manifest.plain_bytes),
+        bytes_text(manifest.stored_bytes),
+        manifest.stop_lsn,
+        manifest.timeline,
+        duration_text(made.elapsed_ms)
+    );
+    let body = json!({
+        "id": manifest.id, "cluster": manifest.cluster, "began_at": manifest.began_at, "ended_at": manifest.ended_at,
+        "timeline": manifest.timeline, "start_lsn": manifest.start_lsn, "stop_lsn": manifest.stop_lsn,
+        "plain_bytes": manifest.plain_bytes, "stored_bytes": manifest.stored_bytes, "elapsed_ms": made.elapsed_ms,
+    });
+    Ok(Report::new(TITLE, text, &body))
+}
+
+/// Makes one under its locks, and records that in the ledger.
+///
+/// # Errors
+/// [`Failure`]; with [`ExitCode::Busy`] when another one, or a sweep, runs.
+pub async fn make_one(global: &Global, host: &Host, ledger: &Ledger) -> Result<Made, Failure> {
+    let state = &host.settings.state.directory;
+    let to = cluster_of(host)?;
+    let _base = StateLock::exclusive(state, &LockName::base_backup()).map_err(Failure::of(TITLE))?;
+    let _repository = StateLock::shared(state, &LockName::repository()).map_err(Failure::of(TITLE))?;
+    let subject = |made: &Made| made.manifest.id.to_string();
+    super::recorded(ledger, JobKind::BaseBackup, None, TITLE, subject, async {
+        let (sealer, progress) = (host.sealer()?, Arc::new(Progress::default()));
+        let means = base_backup::Means {
+            catalog: &host.catalog,
+            sealer: &sealer,
+            signing: host.signing(TITLE)?,
+            bin_directory: host.settings.cluster.bin_directory.as_deref(),
+            path: &host.path,
+            progress: &progress,
+        };
+        let rate = host.settings.base_backup.max_rate_kib;
+        let work = base_backup::make(&means, &to, rate, STALL_TIMEOUT, rand::random(), clock::now);
+        shown(global, TITLE, &progress, work).await.map_err(Failure::of(TITLE))
+    })
+    .await
+}
+
+/// How to reach the one cluster that the settings are about.
+///
+/// # Errors
+/// [`Failure`] with [`ExitCode::Usage`] when they name several servers.
+pub fn cluster_of(host: &Host) -> Result<Connection, Failure> {
+    let mut clusters = host.clusters().into_iter();
+    match (clusters.next(), clusters.next()) {
+        (Some(one), None) => Ok(one),
+        _ => {
+            let failure = Failure::new(
+                "find the cluster",
+                ExitCode::Usage,
+                "the databases of the settings are on several servers",
+            );
+            Err(failure
+                .with_hint("points in time are kept of one cluster: give each a settings file of its own"))
+        }
+    }
+}

@@ -1,0 +1,90 @@
+use chrono::TimeDelta;
+
+use super::site::{a_site, text_of};
+
+#[test]
+fn what_cannot_be_reached_is_refused_with_the_nearest_moment() {
+    let site = a_site();
+    let none = site.restore("latest");
+    assert_eq!(none.code, 10, "{}", none.stderr);
+    assert!(none.stderr.contains("there is no base backup"), "{}", none.stderr);
+
+    let start = site.now();
+    let receiver = site.receive();
+    site.base();
+    site.write("one");
+    site.wait_until_stored(&site.lsn());
+    receiver.end();
+    let early = site.restore(&text_of(start - TimeDelta::hours(1)));
+    assert_eq!(early.code, 10, "{}", early.stderr);
+    assert!(early.stderr.contains("the earliest moment is"), "{}", early.stderr);
+    let late = site.restore(&text_of(site.now() + TimeDelta::hours(1)));
+    assert_eq!(late.code, 10, "{}", late.stderr);
+    assert!(late.stderr.contains("the latest moment is"), "{}", late.stderr);
+    let nonsense = site.restore("yesterday");
+    assert_eq!(nonsense.code, 2, "{}", nonsense.stderr);
+    let unknown = site.restore("name:nobody-made-it");
+    assert_eq!(unknown.code, 10, "{}", unknown.stderr);
+    assert!(unknown.stderr.contains("ends before it"), "{}", unknown.stderr);
+}
+
+#[test]
+fn a_moment_in_a_gap_is_refused() {
+    let site = a_site();
+    let receiver = site.receive();
+    site.base();
+    let mut segments = Vec::new();
+    for body in ["one", "two", "three"] {
+        site.write(body);
+        segments.push(site.cluster.psql("postgres", "SELECT pg_walfile_name(pg_current_wal_insert_lsn())"));
+        site.cluster.psql("postgres", "SELECT pg_switch_wal()");
+    }
+    let lost = site.now();
+    site.write("four");
+    site.base();
+    site.write("five");
+    site.wait_until_stored(&site.lsn());
+    receiver.end();
+    let record = site.belay.repository().join(format!("prod/wal/00000001/{}.json", segments[1]));
+    std::fs::remove_file(&record).unwrap();
+    let in_gap = site.restore(&text_of(lost));
+    assert_eq!(in_gap.code, 10, "{}", in_gap.stderr);
+    assert!(in_gap.stderr.contains("log is missing there; the nearest moments are"), "{}", in_gap.stderr);
+    assert_eq!(site.restored_ids("latest").len(), 5, "the later base backup does not need it");
+}
+
+#[test]
+fn a_flipped_bit_is_named_and_nothing_is_restored() {
+    let site = a_site();
+    let receiver = site.receive();
+    let base = site.base();
+    site.write("one");
+    site.cluster.psql("postgres", "SELECT pg_switch_wal()");
+    site.write("two");
+    site.wait_until_stored(&site.lsn());
+    receiver.end();
+    let root = site.belay.repository().join("prod");
+    let of_base = format!("base/{}/base.tar.gz.age", base["id"].as_str().unwrap());
+    let mut logs: Vec<_> =
+        std::fs::read_dir(root.join("wal/00000001")).unwrap().flatten().map(|e| e.file_name()).collect();
+    logs.sort();
+    let of_log =
+        logs.iter().rev().map(|name| name.to_string_lossy()).find(|name| name.ends_with(".gz.age")).unwrap();
+    for object in [of_base, format!("wal/00000001/{of_log}")] {
+        let path = root.join(&object);
+        let good = std::fs::read(&path).unwrap();
+        let mut bad = good.clone();
+        let middle = bad.len() / 2;
+        bad[middle] ^= 1;
+        std::fs::write(&path, &bad).unwrap();
+        let restored = site.restore("latest");
+        assert!([4, 5].contains(&restored.code), "{object}: {} {}", restored.code, restored.stderr);
+        assert!(restored.stderr.contains(&object), "{object}: {}", restored.stderr);
+        assert_eq!(
+            site.cluster.psql("postgres", "SELECT count(*) FROM pg_database WHERE datname = 'back'"),
+            "0"
+        );
+        std::fs::write(&path, &good).unwrap();
+    }
+    assert_eq!(site.restored_ids("latest").len(), 2);
+}
