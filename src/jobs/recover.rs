@@ -20,7 +20,7 @@ pub use self::moment::{Moment, database_at};
 use super::receive_wal::Shipped;
 use super::{JobError, Progress, Stopwatch, WorkDirectory};
 use crate::catalog::Catalog;
-use crate::postgres::recovering::{self, RecoveredServer, Replay, Replayed};
+use crate::postgres::recovering::{self, RecoveredServer, Replay};
 use crate::postgres::tools::{self, Tools};
 use crate::rules::layout::SnapshotId;
 use crate::rules::physical::{self, BaseManifest, PieceName, PieceRecord, Switch};
@@ -233,17 +233,17 @@ pub async fn recover(
     let mut reached_end = false;
     let server = loop {
         let replayed = tokio::select! {
-            replayed = replay.run(|| {}) => replayed?,
+            replayed = replay.run() => replayed?,
             error = feed.serve() => return Err(error),
         };
         match replayed {
-            Replayed::Ready(server) => break server,
+            Some(server) => break server,
             // Everything that was committed until then is in what is stored: the end is the moment.
-            Replayed::EndedBefore if matches!(replay.stop_at, Some(Target::Time(_))) => {
+            None if matches!(replay.stop_at, Some(Target::Time(_))) => {
                 reached_end = true;
                 replay.stop_at = None;
             }
-            Replayed::EndedBefore => {
+            None => {
                 let target = plan.stop_at.as_ref().map(ToString::to_string).unwrap_or_default();
                 return Err(JobError::Refused {
                     action: format!("recover {target}"),

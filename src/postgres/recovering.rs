@@ -46,21 +46,13 @@ pub struct RecoveredServer {
     pub connection: Connection,
 }
 
-/// How a replay ended.
-pub enum Replayed {
-    /// The server is there.
-    Ready(RecoveredServer),
-    /// The log ended before the target.
-    EndedBefore,
-}
-
 impl Replay<'_> {
-    /// Starts the server and waits until it has recovered, for as long as that takes; `on_look` is
-    /// called again and again meanwhile.
+    /// Starts the server and waits until it has recovered, for as long as that takes; `None` when the log
+    /// ended before the target.
     ///
     /// # Errors
     /// [`PostgresError::ToolFailed`], with the end of what the server said.
-    pub async fn run(&self, on_look: impl Fn()) -> Result<Replayed, PostgresError> {
+    pub async fn run(&self) -> Result<Option<RecoveredServer>, PostgresError> {
         self.write_files().map_err(|source| PostgresError::Pump { tool: "postgres".into(), source })?;
         let prepared = self.prepared_transactions().await?;
         let mut server = RunningTool::start(self.command(&prepared), Streams::None)?;
@@ -74,11 +66,10 @@ impl Replay<'_> {
             sslrootcert: None,
         };
         loop {
-            on_look();
             if server.has_ended() {
                 let said = server.end().await;
                 if said.contains(ENDED_BEFORE) {
-                    return Ok(Replayed::EndedBefore);
+                    return Ok(None);
                 }
                 let last_lines: Vec<&str> = said.lines().rev().take(8).collect();
                 return Err(PostgresError::ToolFailed {
@@ -90,7 +81,7 @@ impl Replay<'_> {
             // With hot_standby off nobody is let in before the end of recovery.
             if let Ok(session) = session::connect(&connection).await {
                 session::close(session).await?;
-                return Ok(Replayed::Ready(RecoveredServer { server, connection }));
+                return Ok(Some(RecoveredServer { server, connection }));
             }
             tokio::time::sleep(LOOK_PAUSE).await;
         }
