@@ -104,7 +104,7 @@ fn with_common_answers(mut document: OpenApi) -> OpenApi {
     let answers = [
         ("401", "No token, or none that counts"),
         ("403", "The token does not allow it"),
-        ("429", "Too many failed tries from this address"),
+        ("429", "Too many tries from this address with tokens that are none"),
     ];
     for item in document.paths.paths.values_mut() {
         for operation in [&mut item.get, &mut item.post].into_iter().flatten() {
