@@ -159,8 +159,7 @@ pub async fn migrate(
     clock: fn() -> DateTime<Utc>,
 ) -> Result<Walked, JobError> {
     let addresses = environment::addresses(means);
-    let mask = during::mask_of(&addresses);
-    let command: Vec<String> = request.words.iter().map(|word| mask.apply(word)).collect();
+    let command = during::mask_of(&addresses, &request.words).apply_words(&request.words);
     let databases: Vec<String> =
         means.databases.iter().map(|database| database.connection.database.clone()).collect();
     let run = NewRun { id: &request.id, databases: &databases, command: &command, started_at: clock() };

@@ -1,15 +1,19 @@
-//! Keeps secrets out of what a command printed, and that in bounds.
+//! Keeps secrets out of a command's words and of what it printed, and that in bounds.
 //!
-//! Comes in: secrets, and bytes as a command writes them. Goes out: the same with `***` in the
-//! place of each secret. Two ways: [`MaskedLines`] for a terminal, line by line as they come, and
+//! Comes in: secrets, the words of a command, and bytes as it writes them. Goes out: the same with
+//! `***` in the place of each secret that is known, and of each password that stands where passwords
+//! do. Two ways for what is written: [`MaskedLines`] for a terminal, line by line as they come, and
 //! [`CapturedOutput`] for a report, masked when it is taken.
 
 mod capture;
 mod forms;
 mod lines;
+mod urls;
+mod words;
 
 pub use capture::CapturedOutput;
 pub use lines::MaskedLines;
+pub use words::secrets_in;
 
 use std::fmt;
 use std::ops::Range;
@@ -49,27 +53,37 @@ impl Mask {
         Self { written: written.into_iter().map(SecretString::from).collect() }
     }
 
-    /// Replaces every secret by `***`; those that overlap by one.
+    /// Replaces every secret by `***`, and the passwords of URLs; those that overlap by one.
     pub fn apply(&self, text: &str) -> String {
         String::from_utf8_lossy(&self.apply_bytes(text.as_bytes())).into_owned()
     }
 
     /// Like [`apply`](Self::apply), for bytes that need not be UTF-8.
     pub fn apply_bytes(&self, bytes: &[u8]) -> Vec<u8> {
-        let mut masked = Vec::with_capacity(bytes.len());
-        let mut end = 0;
-        for found in self.find(bytes) {
-            masked.extend_from_slice(bytes.get(end..found.start).unwrap_or_default());
-            masked.extend_from_slice(STARS);
-            end = found.end;
-        }
-        masked.extend_from_slice(bytes.get(end..).unwrap_or_default());
-        masked
+        starred(bytes, merged(self.find(bytes)))
     }
 
-    /// Where secrets are, in order, those that overlap as one.
+    /// Like [`apply`](Self::apply), for a text that goes on: a URL that its end cuts within the login
+    /// counts as one with a password.
+    pub fn apply_unfinished(&self, text: &str) -> String {
+        let mut found = self.find(text.as_bytes());
+        found.extend(urls::open_password(text.as_bytes()));
+        String::from_utf8_lossy(&starred(text.as_bytes(), merged(found))).into_owned()
+    }
+
+    /// Like [`apply`](Self::apply), for the words of a command: also what stands behind `--password`,
+    /// in `PGPASSWORD=`, in a conninfo and the like.
+    pub fn apply_words(&self, words: &[String]) -> Vec<String> {
+        let mask = |(word, mut found): (&String, Vec<Range<usize>>)| {
+            found.extend(self.find(word.as_bytes()));
+            String::from_utf8_lossy(&starred(word.as_bytes(), merged(found))).into_owned()
+        };
+        words.iter().zip(words::passwords(words)).map(mask).collect()
+    }
+
+    /// Where secrets are, those that are known and passwords of URLs.
     fn find(&self, bytes: &[u8]) -> Vec<Range<usize>> {
-        let mut found: Vec<Range<usize>> = Vec::new();
+        let mut found = urls::passwords(bytes);
         for form in &self.written {
             let form = form.expose_secret().as_bytes();
             let finder = memmem::Finder::new(form);
@@ -80,25 +94,44 @@ impl Mask {
                 start += at + 1;
             }
         }
-        found.sort_by_key(|range| range.start);
-        let mut merged: Vec<Range<usize>> = Vec::new();
-        for range in found {
-            match merged.last_mut() {
-                Some(last) if range.start < last.end => last.end = last.end.max(range.end),
-                _ => merged.push(range),
-            }
-        }
-        merged
+        found
     }
 
-    /// How much of the end of `bytes` may be the beginning of a secret, or belongs to one that is
-    /// there; what lies before can be masked and passed on.
+    /// How much of the beginning of `bytes` can be masked and passed on: what lies behind may be the
+    /// beginning of a secret or of a URL, or belongs to one that is there.
     fn settled_bytes(&self, bytes: &[u8]) -> usize {
         let longest = self.written.iter().map(|form| form.expose_secret().len()).max().unwrap_or(1);
-        let end = bytes.len().saturating_sub(longest - 1);
-        let across = self.find(bytes).into_iter().find(|range| range.start < end && end < range.end);
+        let end = urls::cut_before(bytes, bytes.len().saturating_sub(longest - 1));
+        let found = merged(self.find(bytes));
+        let across = found.into_iter().find(|range| range.start < end && end < range.end);
         across.map_or(end, |range| range.start)
     }
+}
+
+/// Ranges in order, those that overlap as one.
+fn merged(mut found: Vec<Range<usize>>) -> Vec<Range<usize>> {
+    found.sort_by_key(|range| range.start);
+    let mut merged: Vec<Range<usize>> = Vec::new();
+    for range in found {
+        match merged.last_mut() {
+            Some(last) if range.start < last.end => last.end = last.end.max(range.end),
+            _ => merged.push(range),
+        }
+    }
+    merged
+}
+
+/// `bytes` with stars in the place of each of `ranges`, which are in order and apart.
+fn starred(bytes: &[u8], ranges: Vec<Range<usize>>) -> Vec<u8> {
+    let mut masked = Vec::with_capacity(bytes.len());
+    let mut end = 0;
+    for range in ranges {
+        masked.extend_from_slice(bytes.get(end..range.start).unwrap_or_default());
+        masked.extend_from_slice(STARS);
+        end = range.end;
+    }
+    masked.extend_from_slice(bytes.get(end..).unwrap_or_default());
+    masked
 }
 
 #[cfg(test)]
@@ -184,6 +217,23 @@ mod tests {
     fn the_lines_of_a_secret_are_secrets() {
         let mask = mask(&["-----BEGIN-----\nc2VjcmV0\n-----END-----\n"]);
         assert_eq!(mask.apply("key: c2VjcmV0"), "key: ***");
+    }
+
+    #[test]
+    fn a_login_that_is_cut_off_is_a_password_until_more_comes() {
+        let mask = mask(&[]);
+        for (text, masked) in [
+            ("postgresql://u:hun", "postgresql://u:***"),
+            ("postgresql://u:p@ss", "postgresql://u:***"),
+            ("http://localhost:80", "http://localhost:***"),
+            ("http://localhost:80/", "http://localhost:80/"),
+            ("postgresql://u:pw@db/a\n", "postgresql://u:***@db/a\n"),
+            ("postgresql://u", "postgresql://u"),
+        ] {
+            assert_eq!(mask.apply_unfinished(text), masked);
+        }
+        assert_eq!(mask.apply("http://localhost:80"), "http://localhost:80");
+        assert_eq!(mask.apply("postgresql://u:***ter2@db"), "postgresql://u:***@db", "what follows is found");
     }
 
     #[test]

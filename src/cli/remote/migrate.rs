@@ -45,11 +45,11 @@ pub async fn run(global: &Global, args: &MigrateArgs, stop: Stop) -> Result<RunR
         return Err(refused(why));
     }
     line.program().map_err(|error| refused(error.to_string()))?;
-    let mask = mask_of(&Environment::of_process());
+    let mask = mask_of(&Environment::of_process(), &args.command);
     let config = settings::variable("ALEMBIC_CONFIG");
     let wanted = Wanted {
         databases: args.databases.clone(),
-        command: args.command.iter().map(|word| mask.apply(word)).collect(),
+        command: mask.apply_words(&args.command),
         allow_breaking: args.allow_breaking,
         scripts: Checkout::for_gate(&directory, &args.command, config.as_deref()),
     };

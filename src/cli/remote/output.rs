@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::sync::{Mutex, PoisonError};
 
 use crate::rules::api::MOST_OUTPUT_BYTES;
-use crate::rules::mask::{Mask, MaskedLines};
+use crate::rules::mask::{Mask, MaskedLines, secrets_in};
 use crate::settings::Environment;
 
 /// How much is kept while the daemon cannot be reached.
@@ -97,13 +97,14 @@ impl Inner {
     }
 }
 
-/// The secrets that an environment holds: what variables called so have, and passwords in URLs.
-pub fn mask_of(environment: &Environment) -> Mask {
+/// The secrets that an environment holds: what variables called so have, and passwords in URLs; and
+/// those in the words of a command.
+pub fn mask_of(environment: &Environment, words: &[String]) -> Mask {
     let is_secret = |name: &str| SECRET_ENDINGS.iter().any(|ending| name.to_uppercase().ends_with(ending));
     let secrets = environment.iter().filter_map(|(name, value)| {
         if is_secret(name) { Some(value.to_owned()) } else { password_of(value) }
     });
-    Mask::new(secrets)
+    Mask::new(secrets.chain(secrets_in(words)))
 }
 
 /// The password of a URL, as it is written there and as it is meant.

@@ -19,7 +19,7 @@ use crate::rules::causes::in_a_sentence;
 use crate::rules::classify::Exit;
 use crate::rules::gate::{Outcome, Verdict};
 use crate::rules::lease;
-use crate::rules::mask::{CapturedOutput, Mask, MaskedLines};
+use crate::rules::mask::{CapturedOutput, Mask, MaskedLines, secrets_in};
 use crate::rules::sql::literal;
 
 /// How long the processes of a run may take to end.
@@ -58,12 +58,12 @@ impl<'a> Recorded<'a> {
     }
 }
 
-/// What must not be shown of an environment.
-pub(super) fn mask_of(addresses: &[Address<'_>]) -> Mask {
+/// What must not be shown of an environment, and of the words of a command.
+pub(super) fn mask_of(addresses: &[Address<'_>], words: &[String]) -> Mask {
     let secret = |password: &SecretString| password.expose_secret().to_owned();
     let passwords =
         addresses.iter().flat_map(|it| it.to.password.iter().chain(&it.settings.connection.password));
-    Mask::new(passwords.map(secret))
+    Mask::new(passwords.map(secret).chain(secrets_in(words)))
 }
 
 impl Walk<'_> {
@@ -91,7 +91,8 @@ impl Walk<'_> {
         let server = self.run.server().await?;
         let addresses = self.addresses();
         let environment = self.run.environment(&addresses, server.version_num);
-        let recorded = Recorded::new(mask_of(&addresses), self.run.means.on_output);
+        let mask = mask_of(&addresses, &self.run.request.words);
+        let recorded = Recorded::new(mask, self.run.means.on_output);
         let stopwatch = Stopwatch::start();
         let mut stop = self.run.stop.clone();
         let take = |bytes: &[u8]| recorded.take(bytes);
@@ -115,7 +116,8 @@ impl Walk<'_> {
             timeout_seconds: gate.timeout.as_secs(),
             lease_seconds: runner.length().as_secs(),
         };
-        let waiting = runner.run_command(go, mask_of(&self.addresses()), gate.timeout);
+        let mask = mask_of(&self.addresses(), &self.run.request.words);
+        let waiting = runner.run_command(go, mask, gate.timeout);
         let exit = self.run.while_watching(watches, waiting).await?;
         Ok(Ran { exit, elapsed_ms: runner.elapsed_ms().await, why_not_started: None })
     }

@@ -106,7 +106,7 @@ impl Walk<'_> {
         let version_num = self.run.server.as_ref().map_or(0, |server| server.version_num);
         let addresses = self.addresses();
         let environment = self.run.environment(&addresses, version_num);
-        let recorded = Recorded::new(mask_of(&addresses), self.run.means.on_output);
+        let recorded = Recorded::new(mask_of(&addresses, words), self.run.means.on_output);
         let take = |bytes: &[u8]| recorded.take(bytes);
         let timeout = self.run.means.gate.check_timeout;
         let line = CommandLine { timeout, ..self.run.other_command(words, &environment) };

@@ -188,7 +188,7 @@ impl Run<'_> {
         version_num: u32,
     ) -> Result<(Exit, u64), JobError> {
         let environment = self.environment(addresses, version_num);
-        let recorded = Recorded::new(mask_of(addresses), self.means.on_output);
+        let recorded = Recorded::new(mask_of(addresses, words), self.means.on_output);
         let stopwatch = Stopwatch::start();
         let take = |bytes: &[u8]| recorded.take(bytes);
         let exit = self.other_command(words, &environment).run(&take, std::future::pending()).await?;

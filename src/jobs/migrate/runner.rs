@@ -214,7 +214,7 @@ impl RemoteRunner {
         let known = usize::try_from(lease.take_output(holder, offset, length)?).unwrap_or(usize::MAX);
         let mut output = inner.output.clone();
         output.push(bytes.get(known..).unwrap_or_default());
-        let text = inner.mask.apply(&output.text());
+        let text = inner.mask.apply_unfinished(&output.text());
         self.ledger.note_lease_and_output(&self.run, &lease, &text, (self.clock)()).await?;
         inner.output = output;
         self.heard(&mut inner, lease);
@@ -229,7 +229,9 @@ impl RemoteRunner {
         let mut inner = self.inner.lock().await;
         let mut lease = inner.lease.clone();
         lease.close(holder, exit)?;
-        self.ledger.note_lease(&self.run, &lease, (self.clock)()).await?;
+        // What ended in the middle of a line is whole now.
+        let text = inner.mask.apply(&inner.output.text());
+        self.ledger.note_lease_and_output(&self.run, &lease, &text, (self.clock)()).await?;
         self.heard(&mut inner, lease);
         Ok(())
     }

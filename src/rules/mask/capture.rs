@@ -34,7 +34,8 @@ impl CapturedOutput {
     /// The output, not masked. Where the middle is left out, a line says how much.
     ///
     /// What is left out ends at lines, so that no half of a secret stays that a mask would not
-    /// find; of a line that goes on for longer than that, 4 KiB are left out on either side.
+    /// find; of a line that goes on for longer than that, 4 KiB are left out on either side, and then
+    /// up to white space.
     pub fn text(&self) -> String {
         let (front, back) = self.last.as_slices();
         let last = [front, back].concat();
@@ -55,7 +56,7 @@ impl CapturedOutput {
 fn without_last_line(bytes: &[u8]) -> (&[u8], usize) {
     let near = bytes.len().saturating_sub(LINE_BYTES);
     let line_end = memchr::memrchr2(b'\n', b'\r', bytes.get(near..).unwrap_or_default());
-    let kept = line_end.map_or(near, |at| near + at + 1);
+    let kept = line_end.map_or_else(|| after_last_space(bytes, near), |at| near + at + 1);
     (bytes.get(..kept).unwrap_or_default(), bytes.len() - kept)
 }
 
@@ -63,8 +64,21 @@ fn without_last_line(bytes: &[u8]) -> (&[u8], usize) {
 fn without_first_line(bytes: &[u8]) -> (&[u8], usize) {
     let near = bytes.len().min(LINE_BYTES);
     let line_end = memchr::memchr2(b'\n', b'\r', bytes.get(..near).unwrap_or_default());
-    let start = line_end.map_or(near, |at| at + 1);
+    let start = line_end.map_or_else(|| first_space(bytes, near), |at| at + 1);
     (bytes.get(start..).unwrap_or_default(), start)
+}
+
+/// Behind the last white space before `end`, if that is near.
+fn after_last_space(bytes: &[u8], end: usize) -> usize {
+    let near = end.saturating_sub(LINE_BYTES);
+    let space = bytes.get(near..end).and_then(|before| before.iter().rposition(u8::is_ascii_whitespace));
+    space.map_or(end, |at| near + at + 1)
+}
+
+/// The first white space from `start` on, if that is near.
+fn first_space(bytes: &[u8], start: usize) -> usize {
+    let behind = bytes.get(start..).unwrap_or_default().iter().take(LINE_BYTES);
+    behind.copied().position(|byte| byte.is_ascii_whitespace()).map_or(start, |at| start + at)
 }
 
 #[cfg(test)]
@@ -115,6 +129,15 @@ mod tests {
             output.push(&vec![b'z'; LAST_BYTES - offset]);
             let masked = Mask::new(["hunter22".to_owned()]).apply(&output.text());
             assert!(!masked.contains("hu") && !masked.contains("22"), "{offset}");
+        }
+    }
+
+    #[test]
+    fn half_a_url_at_the_edge_of_what_is_left_out_does_not_stay() {
+        let words = " postgresql://u:hunter22@db/app".repeat(3 * (FIRST_BYTES + LAST_BYTES) / 31);
+        let masked = Mask::new([]).apply(&captured(&[words.as_bytes()]).text());
+        for word in masked.split([' ', '\n']).filter(|word| word.contains(['@', '/', 'h'])) {
+            assert!(word == "postgresql://u:***@db/app" || word == "here]", "{word}");
         }
     }
 

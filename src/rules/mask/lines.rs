@@ -72,6 +72,19 @@ mod tests {
     }
 
     #[test]
+    fn a_url_is_not_cut_in_a_line_without_an_end() {
+        for at in (0..40).step_by(7) {
+            let line =
+                [&vec![b'x'; MAX_HELD_BYTES - at], " postgresql://u:hunter2é@db/app".as_bytes()].concat();
+            for cut in MAX_HELD_BYTES - at..line.len() {
+                let (first, second) = line.split_at(cut);
+                let all = String::from_utf8(shown("other", &[first, b"", second])).unwrap();
+                assert!(all.ends_with("x postgresql://u:***@db/app"), "{at} {cut}");
+            }
+        }
+    }
+
+    #[test]
     fn bytes_that_are_no_text_pass_through() {
         assert_eq!(shown("hunter22", &[b"\xff\xfe hunter", b"22 \x80\n"]), b"\xff\xfe *** \x80\n");
     }
