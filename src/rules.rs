@@ -17,6 +17,7 @@ pub mod lease;
 pub mod manifest;
 pub mod mask;
 pub mod physical;
+pub mod plain;
 pub mod proof;
 pub mod recovery;
 pub mod retention;

@@ -75,6 +75,9 @@ fn on_fault(fault: Fault) -> &'static str {
     }
 }
 
+/// Where a runner has its token from.
+pub const TOKEN: &str = "BELAY_TOKEN, or the file of --token-file, has the token; `belay token add` on the database host makes one";
+
 fn on_remote(error: &RemoteError) -> Advice {
     let RemoteError::Refused { status, hint, exit_code, .. } = error else {
         let code = match error {
@@ -90,7 +93,9 @@ fn on_remote(error: &RemoteError) -> Advice {
         404 => ExitCode::NotFound,
         _ => ExitCode::Failed,
     };
-    Some((known.unwrap_or_else(by_status), hint.clone()))
+    // The daemon speaks of the header, which nobody here writes.
+    let hint = if *status == 401 { Some(TOKEN.to_owned()) } else { hint.clone() };
+    Some((known.unwrap_or_else(by_status), hint))
 }
 
 fn said(code: ExitCode, hint: &str) -> Advice {

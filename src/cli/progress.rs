@@ -10,6 +10,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use super::Global;
 use super::report::bytes_text;
 use crate::jobs::Progress;
+use crate::rules::plain;
 
 const BAR_PAUSE: Duration = Duration::from_millis(100);
 const LINE_PAUSE: Duration = Duration::from_secs(5);
@@ -97,5 +98,6 @@ pub fn print_progress(title: &str, doing: &str, (done, expected): (u64, u64)) {
         (done, 0) => format!(", {}", bytes_text(done)),
         (done, expected) => format!(", {} of about {}", bytes_text(done), bytes_text(expected.max(done))),
     };
-    let _ = writeln!(std::io::stderr().lock(), "belay: {title}: {doing}{amount}");
+    let _ =
+        writeln!(std::io::stderr().lock(), "belay: {}: {}{amount}", plain::line(title), plain::line(doing));
 }

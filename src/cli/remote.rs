@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use clap::Args;
 use secrecy::SecretString;
 
+use super::advice::TOKEN;
 use super::report::{ExitCode, Failure};
 use crate::remote::{Address, Server};
 use crate::settings;
@@ -43,20 +44,31 @@ impl ServerArgs {
             || Failure::new(ACTION, ExitCode::Usage, "there is no --server").with_hint("or set BELAY_SERVER");
         let text = self.server.as_deref().ok_or_else(none)?;
         let address: Address = text.parse().map_err(Failure::of(ACTION))?;
-        Server::new(address, self.token()?, self.ca_file.as_deref()).map_err(Failure::of(ACTION))
+        let token = self.token()?;
+        // The socket knows its users by themselves.
+        if token.is_none() && matches!(address, Address::Url(_)) {
+            let text = format!("there is no token for {address}");
+            return Err(Failure::new(ACTION, ExitCode::Usage, text).with_hint(TOKEN));
+        }
+        Server::new(address, token, self.ca_file.as_deref()).map_err(Failure::of(ACTION))
     }
 
     fn token(&self) -> Result<Option<SecretString>, Failure> {
-        let Some(path) = &self.token_file else {
-            return Ok(settings::variable(TOKEN_VARIABLE).map(SecretString::from));
+        let path = self.token_file.as_deref();
+        let from = path.map_or_else(|| TOKEN_VARIABLE.to_owned(), |path| path.display().to_string());
+        let failed = |text: &str| {
+            Failure::new("read the token", ExitCode::Usage, format!("{from}: {text}")).with_hint(TOKEN)
         };
-        let failed = |text: String| {
-            Failure::new("read the token", ExitCode::Usage, format!("{}: {text}", path.display()))
+        let text = match path {
+            Some(path) => std::fs::read_to_string(path).map_err(|error| failed(&error.to_string()))?,
+            None => match settings::variable(TOKEN_VARIABLE) {
+                Some(text) => text,
+                None => return Ok(None),
+            },
         };
-        let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
         let token = text.trim();
-        if token.is_empty() || token.contains(char::is_whitespace) {
-            return Err(failed("it holds no token, which is one word".into()));
+        if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(failed("it holds no token, which is one word"));
         }
         Ok(Some(SecretString::from(token.to_owned())))
     }

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::advice::advice;
-use crate::rules::causes;
+use crate::rules::{causes, plain};
 
 /// How a verb ended, as its exit status says it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -209,9 +209,9 @@ pub fn print_report(report: &Report, as_json: bool) -> ExitCode {
 
 /// Prints a failure on standard error, and as JSON on standard output if that is asked for.
 pub fn print_failure(failure: &Failure, as_json: bool) {
-    let mut text = format!("belay: {}: {}\n", failure.action, failure.chain());
+    let mut text = format!("belay: {}: {}\n", plain::lines(&failure.action), plain::lines(&failure.chain()));
     if let Some(hint) = &failure.hint {
-        text.push_str(&format!("hint: {hint}\n"));
+        text.push_str(&format!("hint: {}\n", plain::lines(hint)));
     }
     let _ = std::io::stderr().lock().write_all(text.as_bytes());
     if as_json {
@@ -228,7 +228,7 @@ pub fn print_failure(failure: &Failure, as_json: bool) {
 
 /// Prints a line on standard error that is no failure.
 pub fn print_notice(text: &str) {
-    let _ = std::io::stderr().lock().write_all(format!("belay: {text}\n").as_bytes());
+    let _ = std::io::stderr().lock().write_all(format!("belay: {}\n", plain::lines(text)).as_bytes());
 }
 
 /// A duration as people read it: `820 ms`, `12.3 s`, `4 min 5 s`.

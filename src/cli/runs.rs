@@ -16,6 +16,7 @@ use crate::jobs::migrate::facts::{FailedRelease, Loss};
 use crate::jobs::migrate::{self, Resolution, Walked};
 use crate::ledger::{GateRun, Ledger};
 use crate::rules::gate::{Decision, Phase, Verdict};
+use crate::rules::plain;
 
 /// Verbs about runs.
 #[derive(Debug, Subcommand)]
@@ -153,7 +154,7 @@ pub fn shown(told: &RunReport) -> Report {
     let mut text = told.text();
     for entry in &told.journal {
         let unended = if entry.phase.is_terminal() { "" } else { "did not end" };
-        let outcome = entry.outcome.as_deref().unwrap_or(unended);
+        let outcome = plain::line(entry.outcome.as_deref().unwrap_or(unended));
         text.push_str(&format!(
             "  {}  {:<13} {outcome}\n",
             entry.began_at.format("%H:%M:%S%.3fZ"),
@@ -162,7 +163,7 @@ pub fn shown(told: &RunReport) -> Report {
     }
     if !told.run.output.is_empty() {
         text.push_str("output of the command:\n");
-        text.extend(told.run.output.lines().map(|line| format!("  | {line}\n")));
+        text.extend(told.run.output.lines().map(|line| format!("  | {}\n", plain::lines(line))));
     }
     let mut report = Report::new("runs-show", text, &told.json());
     if let Some(object) = report.json.as_object_mut() {

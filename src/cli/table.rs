@@ -1,5 +1,7 @@
 //! Rows of text under each other, each column as wide as its widest cell.
 
+use crate::rules::plain;
+
 /// A column's place for its cells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Align {
@@ -12,10 +14,8 @@ pub enum Align {
 /// Lays out `rows` under `head`, two spaces between columns, without trailing spaces.
 pub fn table<const N: usize>(head: [(&str, Align); N], rows: &[[String; N]]) -> String {
     let titles = head.map(|(title, _)| title.to_owned());
-    let rows: Vec<[String; N]> = rows
-        .iter()
-        .map(|row| row.each_ref().map(|cell| cell.replace(char::is_control, "\u{fffd}")))
-        .collect();
+    let rows: Vec<[String; N]> =
+        rows.iter().map(|row| row.each_ref().map(|cell| plain::line(cell))).collect();
     let mut widths = [0; N];
     for row in std::iter::once(&titles).chain(&rows) {
         for (width, cell) in widths.iter_mut().zip(row) {

@@ -22,8 +22,9 @@ use super::problem::{Body, InPath, Params, Problem};
 use crate::cli::gate::elsewhere::{Opening, told};
 use crate::cli::report::{ExitCode, Failure};
 use crate::jobs::migrate::runner::{RemoteRunner, RunnerError};
+use crate::ledger::lock::{LockError, LockName};
 use crate::ledger::{GateRun, LeaseRecord, LedgerError};
-use crate::rules::access::{Act, Role};
+use crate::rules::access::{Act, Role, refusal};
 use crate::rules::api::{
     BeatGate, ClaimGo, CloseGate, GateStanding, Go, MOST_OUTPUT_BYTES, OpenGate, OpenedGate, RunTold,
 };
@@ -101,12 +102,38 @@ pub async fn open(
     });
     match said.await.ok().flatten() {
         Some(Ok(opened)) => Ok((StatusCode::CREATED, Json(opened))),
-        Some(Err(failure)) => Err(not_opened(&failure, &caller)),
+        Some(Err(failure)) => match failure.error.downcast_ref() {
+            Some(LockError::Busy { name, .. }) => Err(busy(&office, &caller, name).await),
+            _ => Err(not_opened(&failure, &caller)),
+        },
         None => {
             Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the daemon opens no gate now")
                 .passing_after(SOON))
         }
     }
+}
+
+/// Why a gate does not open whose lock is held: by a run that the caller may see, as far as is known.
+async fn busy(office: &Office, caller: &Caller, lock: &str) -> Problem {
+    let open = office.ledger().open_runs().await.unwrap_or_default();
+    let names = |run: &GateRun| run.databases.iter().any(|name| lock == LockName::database(name).to_string());
+    let may_see = |run: &GateRun| {
+        let databases: Vec<&str> = run.databases.iter().map(String::as_str).collect();
+        refusal(caller.rights(), Act::ReadRuns, &databases).is_none()
+    };
+    let holder = open.into_iter().find(|run| names(run) && may_see(run));
+    let (by, shows) = match holder {
+        Some(run) => (
+            format!("another run holds it, {} ({})", run.id, run.position.phase),
+            format!("runs show {}", run.id),
+        ),
+        None => ("another run holds it".to_owned(), "status".to_owned()),
+    };
+    let hint = format!(
+        "wait until it is over, and try again; `belay runs list` and `belay {shows}` on the database host tell how it stands"
+    );
+    let problem = Problem::new(StatusCode::CONFLICT, format!("lock {lock}: {by}"));
+    problem.with_exit_code(ExitCode::Busy).with_hint(hint)
 }
 
 /// Why a gate does not open; whoever may open it is told, since it is they who can do something.

@@ -111,7 +111,21 @@ impl Office {
     pub(super) async fn permit(&self, caller: &Caller, act: Act, about: &[&str]) -> Result<(), Problem> {
         let Some(reason) = refusal(caller.rights(), act, about) else { return Ok(()) };
         self.note(caller, act.action(), about.first().copied(), None, &format!("refused: {reason}")).await;
-        Err(Problem::forbidden(reason))
+        let problem = Problem::forbidden(reason);
+        Err(match &caller.database {
+            Some(own) => problem.with_hint(self.own_hint(own)),
+            None => problem,
+        })
+    }
+
+    /// What a token is for that is bound to the database `own`, by the names that `--db` takes.
+    fn own_hint(&self, own: &str) -> String {
+        let host = self.host();
+        let sections = host.settings.databases.iter();
+        let of_own = sections.filter(|(_, section)| section.connection.database == own);
+        let names: Vec<&str> = of_own.map(|(name, _)| name.as_str()).collect();
+        let named = if names.is_empty() { own.to_owned() } else { names.join(", ") };
+        format!("this token is for the database {named}; `belay token add` on the database host makes others")
     }
 
     /// Lets `caller` pass as [`Self::permit`] does, for the database that they call `name`; returns

@@ -12,6 +12,7 @@ use crate::jobs::migrate::facts::{DatabaseFacts, Facts};
 use crate::ledger::{GateRun, JournalEntry, Ledger};
 use crate::rules::classify::Class;
 use crate::rules::gate::{Phase, Verdict};
+use crate::rules::plain;
 
 /// How many changes of the schema are told on the screen; JSON has all.
 const CHANGES_TOLD: usize = 12;
@@ -136,9 +137,10 @@ impl RunReport {
     /// The run on one screen.
     pub fn text(&self) -> String {
         let facts = &self.facts.run;
-        let mut text = format!("run {}  {}: {}\n", self.run.id, self.run.named_databases(), self.sentence());
+        let (run, databases) = (plain::line(&self.run.id), plain::line(&self.run.named_databases()));
+        let mut text = format!("run {run}  {databases}: {}\n", self.sentence());
         let mut line = |name: &str, value: &str| {
-            let _ = writeln!(text, "  {name:<10} {value}");
+            let _ = writeln!(text, "  {name:<10} {}", plain::line(value));
         };
         line("command", &self.run.command.join(" "));
         line("began", &time_text(self.run.started_at));

@@ -16,6 +16,7 @@ use crate::cli::report::{ExitCode, Failure, Report};
 use crate::jobs::migrate::Stop;
 use crate::rules::classify::Exit;
 use crate::rules::gate::Verdict;
+use crate::rules::plain;
 use crate::settings::{self, Environment};
 
 /// The calls of a gate.
@@ -125,11 +126,11 @@ async fn until_stopped(
 
 async fn open(global: &Global, args: OpenArgs, stop: Stop) -> Result<Report, Failure> {
     let server = args.server.connect()?;
-    let mask = mask_of(&Environment::of_process());
+    let mask = mask_of(&Environment::of_process(), &args.command);
     let directory = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
     let config = settings::variable("ALEMBIC_CONFIG");
     let scripts = Checkout::for_gate(&directory, &args.command, config.as_deref());
-    let command: Vec<String> = args.command.iter().map(|word| mask.apply(word)).collect();
+    let command = mask.apply_words(&args.command);
     let command = if command.is_empty() { vec!["unknown".into()] } else { command };
     let allow_breaking = args.allow_breaking;
     let wanted = Wanted { databases: args.databases, command, allow_breaking, scripts };
@@ -149,10 +150,12 @@ async fn open(global: &Global, args: OpenArgs, stop: Stop) -> Result<Report, Fai
             variables.iter().map(|(name, value)| format!("export {name}={}\n", quoted(value))).collect()
         }
         Format::Text => {
-            let lines = variables.iter().map(|(name, value)| format!("  {name}={value}\n"));
+            let lines = variables
+                .iter()
+                .map(|(name, value)| format!("  {}\n", plain::line(&format!("{name}={value}"))));
             format!(
                 "run {} may begin its command, and wants to hear of it every {} seconds\n{}",
-                session.run,
+                plain::line(&session.run),
                 go.lease_seconds / 3,
                 lines.collect::<String>()
             )
@@ -172,7 +175,7 @@ async fn beat(args: BeatArgs) -> Result<Report, Failure> {
     if args.until_closed {
         let mut session = Session::known(server, run.clone(), holder, true);
         session.lease = std::time::Duration::from_secs(standing.lease_seconds);
-        let nothing = Output::new(mask_of(&Environment::of_process()));
+        let nothing = Output::new(mask_of(&Environment::of_process(), &[]));
         if session.keep(&nothing).await == LostLease::Unheard {
             let text = "the server was not reached for the length of the lease";
             return Err(Failure::new("gate beat", ExitCode::Unknown, text));
@@ -185,7 +188,7 @@ async fn beat(args: BeatArgs) -> Result<Report, Failure> {
 
 async fn close(global: &Global, args: CloseArgs) -> Result<Report, Failure> {
     let OfGate { server, run, holder } = args.gate;
-    let output = Output::of_file(mask_of(&Environment::of_process()));
+    let output = Output::of_file(mask_of(&Environment::of_process(), &[]));
     if let Some(path) = &args.output_file {
         let failed = |error: std::io::Error| {
             Failure::new("gate close", ExitCode::Usage, format!("{}: {error}", path.display()))

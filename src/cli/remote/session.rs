@@ -17,7 +17,7 @@ use crate::rules::api::{CloseGate, Event, GateStanding, Go, OpenGate, RunTold, S
 use crate::rules::causes;
 use crate::rules::classify::Exit;
 use crate::rules::gate::{Phase, Position, Verdict};
-use crate::rules::lease;
+use crate::rules::{lease, plain};
 use crate::settings;
 
 /// How long a daemon is waited for that does not answer while nothing of ours runs: it may be
@@ -117,7 +117,7 @@ impl Session {
         Ok(Self {
             server,
             run: opened.run,
-            title: format!("migrate {}", opened.databases.join(", ")),
+            title: format!("migrate {}", plain::line(&opened.databases.join(", "))),
             lease: Duration::from_secs(opened.lease_seconds),
             holder: new_name(),
             is_quiet,

@@ -9,6 +9,7 @@ use crate::jobs::retain::replaced::{Whereabouts, whereabouts};
 use crate::ledger::{JobOutcome, JobRun, Ledger};
 use crate::rules::layout::SnapshotId;
 use crate::rules::manifest::Depth;
+use crate::rules::plain;
 use crate::settings::Connection;
 
 /// How far back in the ledger a failure is looked for.
@@ -34,7 +35,7 @@ impl LastFailure {
     pub(super) fn line(&self, database: &str, now: DateTime<Utc>) -> String {
         let since = if self.overcome { ", succeeded since" } else { "" };
         let age = age_text(now - self.at);
-        format!("last failure  {} {database}, {age} ago{since}: {}\n", self.job, self.error)
+        format!("last failure  {} {database}, {age} ago{since}: {}\n", self.job, plain::line(&self.error))
     }
 }
 
@@ -89,7 +90,7 @@ pub(super) fn failed_lines(failed: &[FailedSnapshot], database: &str, now: DateT
     let line = |snapshot: &FailedSnapshot| {
         let (depth, age) = (snapshot.depth.as_str(), age_text(now - snapshot.at));
         let since = if snapshot.overcome { ", a newer one is verified" } else { "" };
-        let first = snapshot.problems.first().map_or("", String::as_str);
+        let first = snapshot.problems.first().map(|problem| plain::line(problem)).unwrap_or_default();
         let more = match snapshot.problems.len() {
             0 | 1 => String::new(),
             count => format!(", and {} more", count - 1),

@@ -46,7 +46,8 @@ pub fn github_annotation(annotation: &Annotation<'_>) -> String {
 }
 
 fn data(text: &str) -> String {
-    text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A")
+    let is_shape = |c: char| c.is_control() && !matches!(c, '\r' | '\n' | '\t');
+    text.replace(is_shape, "\u{fffd}").replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A")
 }
 
 fn property(text: &str) -> String {

@@ -27,15 +27,20 @@ fn a_token_opens_gates_of_its_own_database_only() {
     let (viewer, other) = (room.join("viewer"), room.join("other"));
     remote.add_token("viewer", &["--role", "viewer"], &viewer);
     remote.add_token("other", &["--role", "ci", "--db", "app"], &other);
-    migrate_with(&remote, remote.token(), "billing").assert_refused(10, &["403", "another database"]);
+    for database in ["billing", "nosuch"] {
+        let ran = migrate_with(&remote, remote.token(), database);
+        ran.assert_refused(10, &["403", "another database", "this token is for the database app"]);
+    }
     migrate_with(&remote, &viewer, "app").assert_refused(10, &["403", "viewer"]);
     let revoked = remote.site.belay.run(["token", "revoke", "other"]);
     assert_eq!(revoked.code, 0, "{}", revoked.stderr);
-    migrate_with(&remote, &other, "app").assert_refused(2, &["401"]);
+    let ran = migrate_with(&remote, &other, "app");
+    ran.assert_refused(2, &["401", "BELAY_TOKEN", "--token-file"]);
+    assert!(!ran.told.contains("Bearer"), "{}", ran.told);
     assert!(remote.site.newest_run().is_null());
     let events = remote.audit();
     let refused = |event: &&serde_json::Value| event["outcome"].as_str().unwrap().starts_with("refused");
-    assert_eq!(events.iter().filter(refused).count(), 2, "{events:?}");
+    assert_eq!(events.iter().filter(refused).count(), 3, "{events:?}");
 }
 
 #[test]
@@ -96,6 +101,20 @@ fn a_token_does_not_cross_a_network_in_the_open() {
     command.env("BELAY_SERVER", "http://db.example.org:7432");
     let ran = Ran::of(&finish(&mut command));
     ran.assert_refused(2, &["plain HTTP to another machine"]);
+}
+
+#[test]
+fn a_token_that_is_none_is_not_sent() {
+    let remote = Remote::of(Site::with_gate(""));
+    let empty = remote.site.cluster.room("tokens").join("empty");
+    std::fs::write(&empty, " \n").unwrap();
+    // Nobody listens there: asking would be another failure.
+    migrate_with(&remote, &empty, "app").assert_refused(2, &["holds no token", "BELAY_TOKEN"]);
+    for token in ["", " ", "two words", "a\u{1b}b"] {
+        let mut command = remote.runner();
+        command.env("BELAY_TOKEN", token).args(["--json", "migrate", "--db", "app", "--", "true"]);
+        Ran::of(&finish(&mut command)).assert_refused(2, &["no token", "--token-file"]);
+    }
 }
 
 #[test]

@@ -127,7 +127,9 @@ fn a_second_runner_is_told_that_the_database_is_busy() {
     let mut first = remote.begin(&script);
     first.wait_at(&remote.site.pauses, "command");
     let second = remote.migrate(&shell("true"));
-    second.assert_refused(12, &["another run holds it"]);
+    let run = remote.site.newest_run()["run"].as_str().unwrap().to_owned();
+    second.assert_refused(12, &["another run holds it", &run, "belay runs list", "on the database host"]);
+    assert!(!second.told.contains("process"), "the daemon is no run: {}", second.told);
     remote.site.pauses.go_on();
     first.ran().assert_ended(0, "nothing_pending");
 }
