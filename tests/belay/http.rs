@@ -1,7 +1,7 @@
 //! The daemon over HTTP: who may do what, and that nobody else, and no odd client, does anything.
 
 mod abuse;
-mod client;
+pub mod client;
 mod document;
 mod orders;
 mod site;

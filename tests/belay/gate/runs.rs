@@ -151,6 +151,52 @@ fn a_run_is_shown_with_its_journal_and_its_output() {
 }
 
 #[test]
+fn passwords_of_a_command_are_not_recorded_and_nothing_it_says_commands_a_terminal() {
+    let site = Site::with_gate("");
+    // Printed in pieces, and with what moves a cursor.
+    let script = "test \"$5 $PGPASSWORD\" = 'hunter3x zorro1'; echo it is $5; printf 'postgresql://u:out'; sleep 0.2; \
+        printf 'put1@h/app\\n\\033[2J\\rforged\\n'; exit 1";
+    let words = [
+        "env",
+        "PGPASSWORD=zorro1",
+        "sh",
+        "-ec",
+        script,
+        "sh",
+        "postgresql://u:s3cretpw@/app?x=y&password=qsecret9",
+        "--password=hunter2",
+        "x",
+        "--password",
+        "hunter3x",
+        "host=x password='a bc' user=y",
+        "--password-file=/x",
+        "\u{1b}[2J\n  forged",
+    ];
+    let ran = site.migrate(&words.map(str::to_owned));
+    ran.assert_ended(20, "failed_unchanged");
+    assert!(ran.told.contains("it is ***") && ran.told.contains("postgresql://u:***@h/app"), "{}", ran.told);
+    let (shown, json) =
+        (site.belay.run(["runs", "show"]).stdout, site.belay.run(["--json", "runs", "show"]).stdout);
+    for told in [
+        "env PGPASSWORD=*** sh -ec",
+        "postgresql://u:***@/app?x=y&password=*** --password=*** x --password *** host=x password='***' user=y",
+        "--password-file=/x \u{fffd}[2J\u{fffd}  forged\n",
+        "  | it is ***\n  | postgresql://u:***@h/app\n  | \u{fffd}[2J\u{fffd}forged\n",
+    ] {
+        assert!(shown.contains(told), "{told}: {shown}");
+    }
+    assert!(!shown.contains(['\u{1b}', '\r']) && !shown.contains("\n  forged"), "{shown}");
+    let files = std::fs::read_dir(site.belay.state()).unwrap().map(|file| file.unwrap().path());
+    let ledger: Vec<u8> =
+        files.filter(|file| file.is_file()).flat_map(|file| std::fs::read(file).unwrap()).collect();
+    let ledger = String::from_utf8_lossy(&ledger);
+    for secret in ["s3cretpw", "qsecret9", "hunter2", "hunter3x", "zorro1", "a bc", "output1"] {
+        assert!(!ran.told.contains(secret) && !json.contains(secret), "{secret}: {json}");
+        assert!(!ledger.contains(secret), "{secret} is in the ledger");
+    }
+}
+
+#[test]
 fn runs_are_listed_the_newest_first() {
     let (site, _project) = an_alembic_site(Environment::Usual, ADD_AGE);
     let good = site.migrate(&alembic(&["upgrade", "head"]));

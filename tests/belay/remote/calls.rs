@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::site::Remote;
 use crate::gate::site::Site;
+use crate::http::client::{Answer, ask, bearer, request};
 use crate::world::finish;
 
 fn open(remote: &Remote) -> Value {
@@ -74,4 +75,69 @@ fn a_shell_evaluates_what_a_gate_prints() {
     let ran = finish(&mut shell);
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     assert!(ran.stdout.contains("migrated and checked"), "{}", ran.stdout);
+}
+
+/// Asks as a client that is not ours.
+fn post(remote: &Remote, path: &str, body: &str) -> Answer {
+    let token = std::fs::read_to_string(remote.token()).unwrap();
+    let fields = format!("{}Content-Type: application/json\r\n", bearer(token.trim()));
+    ask(remote.line.connect(), &request("POST", path, &fields, body))
+}
+
+#[test]
+fn what_another_client_sends_is_masked_and_commands_no_terminal() {
+    let remote = Remote::of(Site::with_gate("")).start();
+    let words = serde_json::json!([
+        "tool",
+        "postgresql://u:s3cretpw@/app?x=y&password=qsecret9",
+        "--password",
+        "hunter2",
+        "\u{1b}[2J\n  forged"
+    ]);
+    let opening = serde_json::json!({ "key": "0123456789", "databases": ["app"], "command": words });
+    let opened = post(&remote, "/v1/gates", &opening.to_string());
+    assert_eq!(opened.status, 201, "{opened:?}");
+    let gate = format!("/v1/gates/{}", opened.json()["run"].as_str().unwrap());
+    let claim = || post(&remote, &format!("{gate}/claim"), "{\"holder\": \"0123456789\"}").status;
+    crate::gate::wait_until("the go is given", || claim() == 200);
+    let mut offset = 0;
+    for (piece, stored) in [
+        ("see postgresql://u:hun", "see postgresql://u:***"),
+        ("ter22@db/x and hunter2\n\u{1b}[2J\rnew", "see postgresql://u:***@db/x and ***\n\u{1b}[2J\rnew"),
+        (" http://localhost:80", "see postgresql://u:***@db/x and ***\n\u{1b}[2J\rnew http://localhost:***"),
+    ] {
+        let told = post(&remote, &format!("{gate}/output?holder=0123456789&offset={offset}"), piece);
+        assert_eq!(told.status, 200, "{told:?}");
+        offset += piece.len();
+        assert_eq!(remote.site.belay.json(["runs", "show"])["output"], stored);
+    }
+    let exit = "{\"exit\": {\"holder\": \"0123456789\", \"exit\": {\"status\": 1}}}";
+    assert_eq!(post(&remote, &format!("{gate}/close"), exit).status, 200);
+    crate::gate::wait_until("the run is over", || remote.site.newest_run()["phase"] == "done");
+    let shown = remote.site.belay.run(["runs", "show"]).stdout;
+    assert!(shown.contains("new http://localhost:80\n"), "what is no login is there in the end: {shown}");
+    assert!(
+        shown.contains("tool postgresql://u:***@/app?x=y&password=*** --password *** \u{fffd}[2J\u{fffd}")
+    );
+    assert!(!shown.contains(['\u{1b}', '\r']) && !shown.contains("\n  forged"), "{shown}");
+    let json = remote.site.belay.run(["--json", "runs", "show"]).stdout;
+    for secret in ["s3cretpw", "qsecret9", "hunter2", "ter22"] {
+        assert!(!json.contains(secret) && !remote.log().contains(secret), "{secret}: {json}");
+    }
+}
+
+#[test]
+fn the_password_of_a_url_in_a_file_of_output_does_not_come_up() {
+    let remote = Remote::of(Site::with_gate("")).start();
+    let opened = open(&remote);
+    let log = remote.site.cluster.room("log").join("log");
+    std::fs::write(&log, "at postgresql://u:filepw1@db/app\n").unwrap();
+    let mut command = remote.runner();
+    for (name, key) in [("BELAY_GATE_RUN", "run"), ("BELAY_GATE_HOLDER", "holder")] {
+        command.env(name, opened[key].as_str().unwrap());
+    }
+    command.args(["gate", "close", "--exit", "0", "--token-file"]).arg(remote.token());
+    let closed = finish(command.arg("--output-file").arg(&log));
+    assert_eq!(closed.code, 0, "{}", closed.stderr);
+    assert_eq!(remote.site.belay.json(["runs", "show"])["output"], "at postgresql://u:***@db/app\n");
 }

@@ -44,6 +44,11 @@ impl Line {
         format!("http://{}", self.address)
     }
 
+    /// A connection through it.
+    pub fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).unwrap()
+    }
+
     /// Ends all connections, and every one that comes.
     pub fn cut(&self) {
         self.shared.is_cut.store(true, Ordering::SeqCst);
