@@ -29,6 +29,7 @@ use self::wal::WalTask;
 use crate::cli::gate::elsewhere::Opening;
 use crate::cli::host::Host;
 use crate::cli::report::{ExitCode, Failure, Report};
+use crate::cli::wal::shipped as wal_received;
 use crate::cli::{Global, audit, clock};
 use crate::http::{HttpError, Office, Order, Server};
 use crate::jobs::due::{self, Work};
@@ -200,7 +201,9 @@ impl Daemon {
         let Some(survey) = &self.survey else { return Vec::new() };
         let Ground { host, ledger, .. } = &*self.ground;
         let (databases, listing, now) = (&survey.databases, &survey.listing, clock::now());
-        let standings = match due::standings(&host.settings, databases, listing, ledger, now).await {
+        let log_since = wal_received(&host.settings.state.directory).map(|shipped| shipped.unbroken_since);
+        let standings = match due::standings(&host.settings, databases, listing, ledger, log_since, now).await
+        {
             Ok(standings) => standings,
             Err(error) => {
                 tracing::error!(error = %error, "the ledger does not answer");

@@ -84,6 +84,8 @@ pub async fn receive(
         slot: &slot,
         ship_every: settings.wal.ship_every,
         spool_bytes: settings.wal.spool_bytes,
+        keep_bytes: settings.wal.keep_bytes,
+        unbroken_since: shipped(state).map(|shipped| shipped.unbroken_since),
     };
     let note = |shipped: Shipped| {
         // For whoever asks: it decides nothing that is not decided again from the repository.

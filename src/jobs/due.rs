@@ -46,7 +46,8 @@ impl Standing {
 
 /// Looks where everything stands that is scheduled for `databases`, snapshots first.
 ///
-/// A verification of a database without snapshots is not scheduled.
+/// A verification of a database without snapshots is not scheduled; nor is a base backup while no log is
+/// received, which `log_since` says: one from before is of no use, and another is due at once.
 ///
 /// # Errors
 /// What the ledger says.
@@ -55,6 +56,7 @@ pub async fn standings(
     databases: &[DatabaseSettings],
     listing: &Listing,
     ledger: &Ledger,
+    log_since: Option<DateTime<Utc>>,
     now: DateTime<Utc>,
 ) -> Result<Vec<Standing>, LedgerError> {
     let look = Look { settings, ledger, now };
@@ -71,8 +73,9 @@ pub async fn standings(
             );
         }
     }
-    if settings.cluster.point_in_time {
-        let made = look.done(JobKind::BaseBackup, None).await?;
+    if let Some(since) = log_since.filter(|_| settings.cluster.point_in_time) {
+        let mut made = look.done(JobKind::BaseBackup, None).await?;
+        made.retain(|began_at| *began_at >= since);
         all.extend(look.at(JobKind::BaseBackup, None, settings.base_backup.schedule.as_ref(), made).await?);
     }
     let retained = look.done(JobKind::Retain, None).await?;

@@ -6,7 +6,11 @@
 //!
 //! The server keeps its log by a slot that nobody streams from. It is moved over what is *stored*, not
 //! over what was received: a host that is lost with its spool loses nothing that is not received again.
+//!
+//! The server comes before its backup: when it has to keep too much, the slot goes ([`fuse`]). Then log is
+//! missing, which everybody can see from what is stored, and a new base backup is due.
 
+mod fuse;
 mod shipping;
 
 use std::path::Path;
@@ -22,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use self::shipping::Shipping;
 use super::JobError;
 use crate::catalog::Catalog;
-use crate::postgres::replication::{self, ClusterFacts};
+use crate::postgres::replication::{self, Slot};
 use crate::postgres::tools::{RunningTool, Streams, Tools};
 use crate::postgres::{PostgresError, session};
 use crate::rules::physical::Segment;
@@ -53,6 +57,10 @@ pub struct Means<'a> {
     pub ship_every: Duration,
     /// Bytes of received segments that may wait for the store before no more are received.
     pub spool_bytes: u64,
+    /// Bytes of log that the server may have to keep for us.
+    pub keep_bytes: u64,
+    /// [`Shipped::unbroken_since`], as it was noted last.
+    pub unbroken_since: Option<DateTime<Utc>>,
 }
 
 /// How far the log is stored.
@@ -66,6 +74,8 @@ pub struct Shipped {
     pub complete_until: DateTime<Utc>,
     /// Bytes of log that the server keeps for us.
     pub kept_bytes: u64,
+    /// Since then nothing of the log is missing: a base backup from before is of no use for what came later.
+    pub unbroken_since: DateTime<Utc>,
 }
 
 /// Receives and stores until `stop` comes, then stores what is in the spool and ends.
@@ -86,16 +96,23 @@ pub async fn receive(
     let mut session = session::connect(&to.with_database(session::MAINTENANCE_DATABASE)).await?;
     let facts = replication::facts(&mut session).await?;
     let tools = Tools::find(means.bin_directory, means.path, facts.version_num / 10_000).await?;
+    let slot = begin(&mut session, means).await?;
+    // Before the store is asked for anything: it may be away, and the server full.
+    let mark = replication::mark(&mut session, means.slot).await?;
+    fuse::check(&mut session, means, &facts, &mark).await?;
     let mut shipping = Shipping::open(means, &facts, clock).await?;
-    let begin = begin(&mut session, means, &facts).await?;
+    let begin = slot.keeps_from.unwrap_or_default();
     shipping.begin_at(Segment::at(facts.timeline, begin, facts.segment_bytes))?;
+    let unbroken_since = means.unbroken_since.filter(|_| !slot.is_new).unwrap_or(mark.at);
     let mut receiver = None;
     let mut shipped_at: Option<Instant> = None;
     let mut told = None;
     loop {
         let is_last = stop.is_cancelled();
         let is_time = is_last || shipped_at.is_none_or(|at| at.elapsed() >= means.ship_every);
-        shipping.note(replication::mark(&mut session, means.slot).await?);
+        let mark = replication::mark(&mut session, means.slot).await?;
+        fuse::check(&mut session, means, &facts, &mark).await?;
+        shipping.note(mark);
         shipping.ship_segments().await?;
         if is_time {
             shipping.ship_open_segment().await?;
@@ -105,7 +122,7 @@ pub async fn receive(
             && (is_time || told != Some(shipped.until))
         {
             told = Some(shipped.until);
-            on_shipped(shipped);
+            on_shipped(Shipped { unbroken_since, ..shipped });
             replication::advance_slot(&mut session, means.slot, shipped.until).await?;
         }
         if is_last {
@@ -126,21 +143,16 @@ pub async fn receive(
     }
 }
 
-/// Where to begin when the spool is empty: where the slot keeps the log from.
-async fn begin(session: &mut PgConnection, means: &Means<'_>, facts: &ClusterFacts) -> Result<Lsn, JobError> {
+/// Where the log goes on from what is stored, and whether that is without a hole.
+async fn begin(session: &mut PgConnection, means: &Means<'_>) -> Result<Slot, JobError> {
     let slot = replication::ensure_slot(session, means.slot).await?;
-    let begin = match slot.keeps_from {
-        Some(lsn) => lsn,
-        None => {
-            // The server gave up on keeping it: what is missing is missing, and it goes on from here.
-            tracing::error!(slot = means.slot, "the server no longer keeps the log that is not stored");
-            replication::drop_slot(session, means.slot).await?;
-            let again = replication::ensure_slot(session, means.slot).await?;
-            again.keeps_from.unwrap_or_default()
-        }
-    };
-    let segment = Segment::at(facts.timeline, begin, facts.segment_bytes);
-    Ok(segment.start())
+    if slot.keeps_from.is_some() {
+        return Ok(slot);
+    }
+    // The server gave up on keeping it: what is missing is missing, and it goes on from here.
+    tracing::error!(slot = means.slot, "the server no longer keeps the log that is not stored");
+    replication::drop_slot(session, means.slot).await?;
+    Ok(replication::ensure_slot(session, means.slot).await?)
 }
 
 /// Keeps the receiver running while there is room, and not otherwise.

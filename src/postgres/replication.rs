@@ -35,6 +35,8 @@ pub struct ClusterFacts {
     pub tablespaces: Vec<String>,
     /// Bytes of all databases, as an estimate.
     pub disk_bytes: u64,
+    /// Where the server has its files, on its host; `None` where the role may not know.
+    pub data_directory: Option<String>,
 }
 
 /// Reads them.
@@ -44,6 +46,7 @@ pub struct ClusterFacts {
 pub async fn facts(session: &mut PgConnection) -> Result<ClusterFacts, PostgresError> {
     let action = "read what the cluster is";
     let sql = "SELECT (SELECT setting::bigint FROM pg_catalog.pg_settings WHERE name = 'wal_segment_size') AS segment_bytes, \
+        (SELECT setting FROM pg_catalog.pg_settings WHERE name = 'data_directory') AS data_directory, \
         pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()) AS file, \
         (SELECT coalesce(sum(pg_catalog.pg_database_size(oid)), 0)::bigint FROM pg_catalog.pg_database \
          WHERE pg_catalog.has_database_privilege(oid, 'connect')) AS disk_bytes, \
@@ -62,6 +65,7 @@ pub async fn facts(session: &mut PgConnection) -> Result<ClusterFacts, PostgresE
         bootstrap_superuser: describe::bootstrap_superuser(session).await?,
         tablespaces: column(row, "tablespaces")?,
         disk_bytes: u64::try_from(disk_bytes).unwrap_or_default(),
+        data_directory: column(row, "data_directory")?,
     })
 }
 
@@ -122,6 +126,8 @@ pub async fn flushed(session: &mut PgConnection) -> Result<Lsn, PostgresError> {
 pub struct Slot {
     /// From where on the server keeps its log; `None` when it was lost.
     pub keeps_from: Option<Lsn>,
+    /// It was made just now: what was written before is not kept.
+    pub is_new: bool,
 }
 
 /// Looks at the slot called `name`; makes it, keeping the log from here on, when there is none.
@@ -135,7 +141,8 @@ pub async fn ensure_slot(session: &mut PgConnection, name: &str) -> Result<Slot,
     let sql = format!("SELECT pg_catalog.pg_create_physical_replication_slot({}, true)", literal(name));
     session::run(session, "make a replication slot", sql).await?;
     let lost = || PostgresError::of_query("make a replication slot", sqlx::Error::RowNotFound);
-    slot(session, name).await?.ok_or_else(lost)
+    let made = slot(session, name).await?.ok_or_else(lost)?;
+    Ok(Slot { is_new: true, ..made })
 }
 
 async fn slot(session: &mut PgConnection, name: &str) -> Result<Option<Slot>, PostgresError> {
@@ -146,7 +153,7 @@ async fn slot(session: &mut PgConnection, name: &str) -> Result<Option<Slot>, Po
     let found = rows(session, "look at the replication slot", sql).await?;
     let Some(row) = found.first() else { return Ok(None) };
     let lsn: Option<String> = column(row, "lsn")?;
-    Ok(Some(Slot { keeps_from: lsn.and_then(|lsn| lsn.parse().ok()) }))
+    Ok(Some(Slot { keeps_from: lsn.and_then(|lsn| lsn.parse().ok()), is_new: false }))
 }
 
 /// Lets the server have its log up to `lsn`; never goes back.

@@ -25,6 +25,8 @@ pub struct WalSettings {
     pub ship_every: Duration,
     /// Bytes of received segments that may wait for the store.
     pub spool_bytes: u64,
+    /// Bytes of log that the server may have to keep for us.
+    pub keep_bytes: u64,
     /// Name of the replication slot; `None` for `belay_` and the cluster's name.
     pub slot: Option<String>,
 }
@@ -47,11 +49,13 @@ impl WalSettings {
     pub(super) fn read(mut table: Table) -> Result<Self, SettingsError> {
         let ship_every = table.parsed("ship_every", |text| units::timeout_within(text, "1s", "1h"))?;
         let spool_bytes = table.parsed("spool", |text| units::bytes_within(text, "64MiB", "1TiB"))?;
+        let keep = table.parsed("keep", |text| units::bytes_within(text, "64MiB", "1TiB"))?;
         let slot = table.parsed("slot", slot_name)?;
         table.finish()?;
         Ok(Self {
             ship_every: ship_every.unwrap_or(Duration::from_secs(10)),
             spool_bytes: spool_bytes.unwrap_or(1 << 30),
+            keep_bytes: keep.unwrap_or(16 << 30),
             slot,
         })
     }

@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use crate::cli::report::{Failure, age_text, time_text};
 use crate::cli::table::{Align, table};
+use crate::cli::wal;
 use crate::jobs::due::{self, Standing};
 use crate::ledger::Ledger;
 use crate::ledger::lock::{LockName, StateLock};
@@ -44,7 +45,8 @@ pub async fn scheduled(
     ledger: &Ledger,
     now: DateTime<Utc>,
 ) -> Result<Vec<Scheduled>, Failure> {
-    let standings = due::standings(settings, databases, listing, ledger, now).await;
+    let log_since = wal::shipped(&settings.state.directory).map(|shipped| shipped.unbroken_since);
+    let standings = due::standings(settings, databases, listing, ledger, log_since, now).await;
     Ok(standings.map_err(Failure::of("status"))?.into_iter().map(Scheduled::from).collect())
 }
 

@@ -75,7 +75,13 @@ impl<'a> Shipping<'a> {
         if newest >= first.number && (first.number..=newest).all(|number| numbers.contains(&number)) {
             return Ok(());
         }
-        for old in spooled.iter().filter(|spooled| spooled.segment().is_some()) {
+        // Whole segments from before are still to be stored, though something is missing behind them.
+        let is_in_the_way = |spooled: &&Spooled| match spooled {
+            Spooled::Open(_) => true,
+            Spooled::Whole(segment) => segment.number >= first.number,
+            Spooled::History(_) => false,
+        };
+        for old in spooled.iter().filter(is_in_the_way) {
             remove(&self.path_of(old))?;
         }
         let path = self.path_of(&Spooled::Open(first));
@@ -159,7 +165,7 @@ impl<'a> Shipping<'a> {
         let (timeline, until) = self.until?;
         let complete_until = self.complete_until?;
         let kept_bytes = self.marks.back().map_or(0, |mark| mark.kept_bytes);
-        Some(Shipped { timeline, until, complete_until, kept_bytes })
+        Some(Shipped { timeline, until, complete_until, kept_bytes, unbroken_since: complete_until })
     }
 
     /// Bytes of whole segments in the spool.

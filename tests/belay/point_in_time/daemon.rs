@@ -41,3 +41,45 @@ fn the_daemon_keeps_base_backups_and_log_and_retention_takes_what_is_not_needed(
         "{again}"
     );
 }
+
+#[test]
+fn a_server_that_had_to_keep_too_much_comes_before_its_backup() {
+    let site = a_site();
+    let never = "schedule = \"never\"\n";
+    let settings = std::fs::read_to_string(site.belay.settings()).unwrap();
+    let settings = settings.replace("name = \"prod\"\n", "name = \"prod\"\npoint_in_time = true\n");
+    let more = format!("{never}[verify]\n{never}[retention]\n{never}[wal]\nkeep = \"64MiB\"\n");
+    let settings = settings.replace("[wal]\n", &more);
+    site.belay.write_settings(&format!("{settings}[base_backup]\nschedule = \"0 0 1 1 *\"\n"));
+    let service = Service::start(&site.belay);
+    let made = || service.log().matches("made job=\"base-backup\"").count();
+    service.wait_until("a base backup is made when there is log", || made() == 1);
+    site.write("before");
+    site.wait_until_stored(&site.lsn());
+
+    // The store is away, and the server goes on.
+    let wal = site.belay.repository().join("prod/wal");
+    let away = wal.with_extension("away");
+    std::fs::rename(&wal, &away).unwrap();
+    std::fs::write(&wal, "").unwrap();
+    let slots = "SELECT count(*) FROM pg_replication_slots";
+    let fill =
+        "INSERT INTO moments (body) SELECT repeat(md5(random()::text), 200) FROM generate_series(1, 20000)";
+    site.cluster.psql("app", "ALTER TABLE moments ALTER body SET STORAGE EXTERNAL");
+    site.cluster.psql("app", fill);
+    service.wait_until("the slot goes", || service.log().contains("the slot was dropped"));
+    std::fs::remove_file(&wal).unwrap();
+    std::fs::rename(&away, &wal).unwrap();
+
+    service.wait_until("the log is received again", || site.cluster.psql("postgres", slots) == "1");
+    service.wait_until("a base backup is due at once", || made() == 2);
+    site.write("after");
+    site.wait_until_stored(&site.lsn());
+    let ended = service.stop();
+    assert_eq!(ended.code, 0, "{}", ended.log);
+    let windows = site.belay.json(["list"])["windows"].as_array().unwrap().clone();
+    assert_eq!(windows.len(), 2, "{windows:?}");
+    assert!(!windows[0]["resumes_lsn"].is_null(), "what is missing is told: {windows:?}");
+    assert!(windows[1]["resumes_lsn"].is_null(), "{windows:?}");
+    assert_eq!(site.restored_ids("latest").len(), 20_002);
+}
