@@ -227,6 +227,9 @@ fn on_postgres(error: &PostgresError) -> Advice {
         {
             failed(LARGE_OBJECTS)
         }
+        PostgresError::Denied { message, .. } if on_replication(message).is_some() => {
+            on_replication(message).and_then(failed)
+        }
         PostgresError::Denied { .. } => failed(rights),
         PostgresError::LockTimeout { .. } => failed(LOCKED),
         // pg_dump limits its wait for a lock by statement_timeout.
@@ -245,6 +248,9 @@ fn on_postgres(error: &PostgresError) -> Advice {
         PostgresError::ServerMissing { major, .. } => failed(&format!(
             "install postgresql-{major} on this machine (no cluster of it needs to run), or set bin_directory in [cluster]"
         )),
+        PostgresError::ToolFailed { messages, .. } if on_replication(messages).is_some() => {
+            on_replication(messages).and_then(failed)
+        }
         PostgresError::ToolFailed { messages, .. } if messages.contains("permission denied") => {
             failed(rights)
         }
@@ -259,6 +265,26 @@ fn on_postgres(error: &PostgresError) -> Advice {
         }
         _ => None,
     }
+}
+
+/// What keeps a role or a server from replication, by what the server said.
+fn on_replication(said: &str) -> Option<&'static str> {
+    const HINTS: [(&str, &str); 5] = [
+        (
+            "pg_hba.conf",
+            "allow it in pg_hba.conf, by a line such as `local replication ROLE peer`, and reload the server",
+        ),
+        ("replication role", "give the role REPLICATION: ALTER ROLE ... REPLICATION"),
+        ("permission denied to start WAL sender", "give the role REPLICATION: ALTER ROLE ... REPLICATION"),
+        (
+            "permission denied to use replication slots",
+            "give the role REPLICATION: ALTER ROLE ... REPLICATION",
+        ),
+        ("wal_level", "set wal_level = replica on the server, which is its default, and restart it"),
+    ];
+    let is_of_replication = said.contains("replication") || said.contains("WAL sender");
+    let found = HINTS.iter().find(|(words, _)| said.contains(words));
+    found.filter(|_| is_of_replication || said.contains("wal_level")).map(|(_, hint)| *hint)
 }
 
 fn on_store(error: &StoreError) -> Advice {

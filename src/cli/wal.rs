@@ -87,14 +87,13 @@ pub async fn receive(
         keep_bytes: settings.wal.keep_bytes,
         unbroken_since: shipped(state).map(|shipped| shipped.unbroken_since),
     };
-    let note = |shipped: Shipped| {
-        // For whoever asks: it decides nothing that is not decided again from the repository.
-        let bytes = serde_json::to_vec(&shipped).unwrap_or_default();
+    let note = |shipped: Option<Shipped>| {
         let (path, new) = (shipped_file(state), state.join("wal-shipped.new"));
+        let bytes = serde_json::to_vec(&shipped).unwrap_or_default();
         if std::fs::write(&new, bytes).and_then(|()| std::fs::rename(&new, path)).is_err() {
             tracing::warn!("how far the log is stored cannot be noted");
         }
-        on_shipped(shipped);
+        shipped.into_iter().for_each(&on_shipped);
     };
     receive_wal::receive(&means, &to, stop, clock::now, note).await.map_err(Failure::of(TITLE))
 }
@@ -105,5 +104,5 @@ fn shipped_file(state: &Path) -> PathBuf {
 
 /// How far the log is stored, as whoever receives it noted last.
 pub fn shipped(state: &Path) -> Option<Shipped> {
-    serde_json::from_slice(&std::fs::read(shipped_file(state)).ok()?).ok()
+    serde_json::from_slice::<Option<Shipped>>(&std::fs::read(shipped_file(state)).ok()?).ok()?
 }

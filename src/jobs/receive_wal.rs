@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use self::shipping::Shipping;
 use super::JobError;
 use crate::catalog::Catalog;
-use crate::postgres::replication::{self, Slot};
+use crate::postgres::replication;
 use crate::postgres::tools::{RunningTool, Streams, Tools};
 use crate::postgres::{PostgresError, session};
 use crate::rules::physical::Segment;
@@ -80,7 +80,7 @@ pub struct Shipped {
 
 /// Receives and stores until `stop` comes, then stores what is in the spool and ends.
 ///
-/// `on_shipped` hears of every step. What was received and not stored stays in the spool for the next
+/// `on_shipped` hears of every step, and of `None` when what it heard before counts no more. What was received and not stored stays in the spool for the next
 /// time, and the server has it still.
 ///
 /// # Errors
@@ -90,20 +90,19 @@ pub async fn receive(
     to: &Connection,
     stop: &CancellationToken,
     clock: fn() -> DateTime<Utc>,
-    on_shipped: impl Fn(Shipped),
+    on_shipped: impl Fn(Option<Shipped>),
 ) -> Result<(), JobError> {
     means.catalog.check_writer(means.signing)?;
     let mut session = session::connect(&to.with_database(session::MAINTENANCE_DATABASE)).await?;
     let facts = replication::facts(&mut session).await?;
     let tools = Tools::find(means.bin_directory, means.path, facts.version_num / 10_000).await?;
-    let slot = begin(&mut session, means).await?;
+    let (begin, is_broken) = begin(&mut session, means, &on_shipped).await?;
     // Before the store is asked for anything: it may be away, and the server full.
     let mark = replication::mark(&mut session, means.slot).await?;
     fuse::check(&mut session, means, &facts, &mark).await?;
     let mut shipping = Shipping::open(means, &facts, clock).await?;
-    let begin = slot.keeps_from.unwrap_or_default();
     shipping.begin_at(Segment::at(facts.timeline, begin, facts.segment_bytes))?;
-    let unbroken_since = means.unbroken_since.filter(|_| !slot.is_new).unwrap_or(mark.at);
+    let unbroken_since = means.unbroken_since.filter(|_| !is_broken).unwrap_or(mark.at);
     let mut receiver = None;
     let mut shipped_at: Option<Instant> = None;
     let mut told = None;
@@ -122,7 +121,7 @@ pub async fn receive(
             && (is_time || told != Some(shipped.until))
         {
             told = Some(shipped.until);
-            on_shipped(Shipped { unbroken_since, ..shipped });
+            on_shipped(Some(Shipped { unbroken_since, ..shipped }));
             replication::advance_slot(&mut session, means.slot, shipped.until).await?;
         }
         if is_last {
@@ -143,16 +142,20 @@ pub async fn receive(
     }
 }
 
-/// Where the log goes on from what is stored, and whether that is without a hole.
-async fn begin(session: &mut PgConnection, means: &Means<'_>) -> Result<Slot, JobError> {
-    let slot = replication::ensure_slot(session, means.slot).await?;
-    if slot.keeps_from.is_some() {
-        return Ok(slot);
+/// Where the log goes on from what is stored, and whether that is behind something that is missing.
+async fn begin(
+    session: &mut PgConnection,
+    means: &Means<'_>,
+    on_shipped: &impl Fn(Option<Shipped>),
+) -> Result<(Lsn, bool), JobError> {
+    if let Some(lsn) = replication::kept_from(session, means.slot).await? {
+        return Ok((lsn, false));
     }
-    // The server gave up on keeping it: what is missing is missing, and it goes on from here.
-    tracing::error!(slot = means.slot, "the server no longer keeps the log that is not stored");
+    // Whatever happens from here on, nobody goes on as if nothing were missing.
+    on_shipped(None);
+    tracing::warn!(slot = means.slot, "the server keeps its log from here on, and nothing from before");
     replication::drop_slot(session, means.slot).await?;
-    Ok(replication::ensure_slot(session, means.slot).await?)
+    Ok((replication::make_slot(session, means.slot).await?, true))
 }
 
 /// Keeps the receiver running while there is room, and not otherwise.

@@ -121,31 +121,24 @@ pub async fn flushed(session: &mut PgConnection) -> Result<Lsn, PostgresError> {
     lsn.parse().map_err(|_| PostgresError::of_query(action, sqlx::Error::RowNotFound))
 }
 
-/// A slot of ours.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Slot {
-    /// From where on the server keeps its log; `None` when it was lost.
-    pub keeps_from: Option<Lsn>,
-    /// It was made just now: what was written before is not kept.
-    pub is_new: bool,
-}
-
-/// Looks at the slot called `name`; makes it, keeping the log from here on, when there is none.
+/// Makes the slot called `name`, by which the server keeps its log from here on; returns from where.
 ///
 /// # Errors
 /// As [`PostgresError::of_query`] sorts them.
-pub async fn ensure_slot(session: &mut PgConnection, name: &str) -> Result<Slot, PostgresError> {
-    if let Some(slot) = slot(session, name).await? {
-        return Ok(slot);
-    }
+pub async fn make_slot(session: &mut PgConnection, name: &str) -> Result<Lsn, PostgresError> {
+    let action = "make a replication slot";
     let sql = format!("SELECT pg_catalog.pg_create_physical_replication_slot({}, true)", literal(name));
-    session::run(session, "make a replication slot", sql).await?;
-    let lost = || PostgresError::of_query("make a replication slot", sqlx::Error::RowNotFound);
-    let made = slot(session, name).await?.ok_or_else(lost)?;
-    Ok(Slot { is_new: true, ..made })
+    session::run(session, action, sql).await?;
+    let lost = || PostgresError::of_query(action, sqlx::Error::RowNotFound);
+    kept_from(session, name).await?.ok_or_else(lost)
 }
 
-async fn slot(session: &mut PgConnection, name: &str) -> Result<Option<Slot>, PostgresError> {
+/// From where on the server keeps its log by the slot called `name`; `None` when there is no such slot, or
+/// the server gave up on it.
+///
+/// # Errors
+/// As [`PostgresError::of_query`] sorts them.
+pub async fn kept_from(session: &mut PgConnection, name: &str) -> Result<Option<Lsn>, PostgresError> {
     let sql = format!(
         "SELECT restart_lsn::text AS lsn FROM pg_catalog.pg_replication_slots WHERE slot_name = {}",
         literal(name)
@@ -153,7 +146,7 @@ async fn slot(session: &mut PgConnection, name: &str) -> Result<Option<Slot>, Po
     let found = rows(session, "look at the replication slot", sql).await?;
     let Some(row) = found.first() else { return Ok(None) };
     let lsn: Option<String> = column(row, "lsn")?;
-    Ok(Some(Slot { keeps_from: lsn.and_then(|lsn| lsn.parse().ok()), is_new: false }))
+    Ok(lsn.and_then(|lsn| lsn.parse().ok()))
 }
 
 /// Lets the server have its log up to `lsn`; never goes back.

@@ -20,8 +20,9 @@ use crate::store::read_small;
 
 /// How often is looked what is wanted.
 const LOOK_PAUSE: Duration = Duration::from_millis(10);
-/// Segments that are fetched before they are asked for, at the same time.
+/// Segments that are fetched before they are asked for, at the same time; fewer where they are large.
 const AHEAD: usize = 4;
+const AHEAD_BYTES: u64 = 64 << 20;
 /// No sealed piece is longer: a segment has 1 GiB at most, and sealing adds little.
 const PIECE_MAX_BYTES: usize = (1 << 30) + (64 << 20);
 
@@ -119,7 +120,7 @@ impl<'a> Feed<'a> {
         let Some(first) = Segment::of_name(name, self.base.segment_bytes) else { return Ok(()) };
         let following = std::iter::successors(Some(first.next()), |segment| Some(segment.next()));
         let new: Vec<String> = following
-            .take(AHEAD)
+            .take(ahead(first.bytes))
             .filter(|segment| self.is_there(*segment) && self.ahead().insert(*segment))
             .map(|segment| segment.to_string())
             .collect();
@@ -221,6 +222,10 @@ impl<'a> Feed<'a> {
         let path = self.room.join("none").join(name);
         std::fs::write(&path, "").map_err(|source| disk("write", &path, source))
     }
+}
+
+fn ahead(segment_bytes: u64) -> usize {
+    usize::try_from(AHEAD_BYTES / segment_bytes.max(1)).map_or(AHEAD, |segments| segments.clamp(1, AHEAD))
 }
 
 /// Reads, checks and opens a piece of the log.

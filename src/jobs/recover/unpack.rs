@@ -18,6 +18,7 @@ use crate::seal::{Opener, SealError};
 /// Unpacks `base` into `directory`, which is made or is empty.
 pub(super) async fn unpack(means: &Means<'_>, base: &BaseManifest, directory: &Path) -> Result<(), JobError> {
     make_empty(directory)?;
+    check_room(directory, base.plain_bytes)?;
     let key = layout::base_key(means.catalog.cluster(), &base.id, layout::BASE);
     let damaged = |reason: &str| JobError::Object {
         key: key.to_string(),
@@ -48,6 +49,19 @@ pub(super) fn make_empty(directory: &Path) -> Result<(), JobError> {
     }
     let private = std::fs::Permissions::from_mode(0o700);
     std::fs::set_permissions(directory, private).map_err(|source| disk("make private", directory, source))
+}
+
+/// Refuses a file system that cannot hold the copy; what the log adds to it is not known.
+fn check_room(directory: &Path, needed_bytes: u64) -> Result<(), JobError> {
+    let Ok(space) = nix::sys::statvfs::statvfs(directory) else { return Ok(()) };
+    let free_bytes = space.fragment_size().saturating_mul(space.blocks_available());
+    if free_bytes >= needed_bytes {
+        return Ok(());
+    }
+    Err(JobError::Refused {
+        action: format!("recover into {}", directory.display()),
+        reasons: vec![format!("the base backup has {needed_bytes} bytes, and {free_bytes} are free there")],
+    })
 }
 
 fn unpack_from(
@@ -105,5 +119,26 @@ impl<R: Read> Read for Digested<'_, R> {
         self.bytes += read as u64;
         self.progress.advance(read);
         Ok(read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_without_room_is_refused_before_anything_is_unpacked() {
+        let directory = tempfile::TempDir::new().unwrap();
+        assert!(check_room(directory.path(), 1).is_ok());
+        let refused = check_room(directory.path(), u64::MAX).unwrap_err();
+        assert!(refused.to_string().contains("are free there"), "{refused}");
+    }
+
+    #[test]
+    fn a_directory_with_something_in_it_is_refused() {
+        let directory = tempfile::TempDir::new().unwrap();
+        assert!(make_empty(&directory.path().join("new")).is_ok());
+        let refused = make_empty(directory.path()).unwrap_err();
+        assert!(refused.to_string().contains("it is not empty"), "{refused}");
     }
 }

@@ -88,3 +88,21 @@ fn a_flipped_bit_is_named_and_nothing_is_restored() {
     }
     assert_eq!(site.restored_ids("latest").len(), 2);
 }
+
+#[test]
+fn a_role_without_replication_is_told_what_it_lacks() {
+    let site = a_site();
+    site.cluster.psql(
+        "postgres",
+        "CREATE ROLE reader LOGIN; GRANT pg_read_all_data, pg_read_all_settings TO reader; \
+        GRANT EXECUTE ON FUNCTION pg_control_system() TO reader",
+    );
+    let settings = std::fs::read_to_string(site.belay.settings()).unwrap();
+    site.belay.write_settings(&settings.replace("user = \"postgres\"", "user = \"reader\""));
+    for args in [&["base-backup"][..], &["wal", "receive"]] {
+        let refused = site.belay.run(args.iter().copied());
+        assert_eq!(refused.code, 5, "{args:?}: {}", refused.stderr);
+        assert!(refused.stderr.contains("REPLICATION"), "{args:?}: {}", refused.stderr);
+    }
+    assert!(site.belay.json(["list"])["windows"].as_array().unwrap().is_empty());
+}

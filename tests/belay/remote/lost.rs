@@ -144,6 +144,23 @@ fn a_network_cut_for_longer_than_the_lease_ends_the_command_on_both_sides() {
 }
 
 #[test]
+#[ignore = "takes five minutes"]
+fn a_network_cut_for_five_minutes_leaves_the_verdict_on_the_host() {
+    let remote = a_remote();
+    remote.site.pauses.stop_at("command");
+    let mut running = remote.begin(&stopping(&remote, 0));
+    running.wait_at(&remote.site.pauses, "command");
+    remote.line.cut();
+    sleep(Duration::from_mins(5));
+    remote.line.mend();
+    wait_for_end(&remote, "restored");
+    let ran = running.ran();
+    assert_eq!(ran.code, 30, "nobody told the runner: {}", ran.told);
+    assert!(ran.told.contains("belay runs show"), "{}", ran.told);
+    remote.site.assert_as_before();
+}
+
+#[test]
 fn a_pipeline_that_is_stopped_before_the_go_touches_nothing() {
     for (signal, code, outcome) in
         [(Signal::SIGINT, 130, "interrupted"), (Signal::SIGTERM, 143, "terminated")]
