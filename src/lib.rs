@@ -50,6 +50,9 @@
 //!   would report what lies in a spool, which is lost with the host.
 //! - **A recovering server is given the log by the process that started it**, through files: keys, addresses and
 //!   signatures stay in one place, and nothing has to be configured on a bare host.
+//! - **A failed migration is put back from its snapshot, and from the log only where the snapshot lacks something**:
+//!   the former is verified before the command, and loads sooner than a cluster is recovered. The restore point is made
+//!   behind the moment from which foreign commits are counted: what lies between is refused, and not lost.
 //! - **A database of a moment is taken out of its cluster as a snapshot**, and restored as one: there is one way back.
 //! - **A guard outlives us while a command runs**: its children do not end with us by themselves, and would write on
 //!   into what was put back ([`command`]).
@@ -63,7 +66,8 @@
 //! *snapshot*: one logical dump of one database · *manifest*: our signed record of one ·
 //! *inventory*: its tables · *catalog*: all manifests · *chunk*: a range of one large table, shared
 //! between snapshots · *base backup*: a copy of a cluster's data directory · *piece*: a segment of the
-//! write-ahead log, or a part of one · *window*: the moments that a base backup and the log behind it reach · *recipient*: a public key that we encrypt to, *identity*: its private key ·
+//! write-ahead log, or a part of one · *window*: the moments that a base backup and the log behind it reach · *restore point*: a moment that
+//! has a name in the log · *recipient*: a public key that we encrypt to, *identity*: its private key ·
 //! *seal* and *open*: compress and encrypt, and back · *restore*: load a snapshot · *cluster*: one
 //! data directory, *database*: one inside it · *fence* and *release*: keep writers out, and let
 //! them in · *run*: one gated migration, *class*: what it did, *verdict*: how it ended.

@@ -20,6 +20,7 @@ pub mod physical;
 pub mod plain;
 pub mod proof;
 pub mod recovery;
+pub mod restore_point;
 pub mod retention;
 pub mod schedule;
 pub mod signature;

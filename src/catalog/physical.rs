@@ -11,6 +11,7 @@ use super::documents::open_document;
 use super::{Catalog, CatalogError, READS_AT_ONCE, SMALL_MAX_BYTES};
 use crate::rules::layout::{self, ObjectKey, SnapshotId};
 use crate::rules::physical::{BASE_KIND, BaseManifest, PIECE_KIND, PieceName, PieceRecord};
+use crate::rules::restore_point::{POINT_KIND, RestorePoint};
 use crate::store::{ObjectInfo, StoreError, read_small};
 
 /// What the store has of the physical side.
@@ -111,6 +112,42 @@ impl Catalog {
                 && record.repository == self.record.repository
         };
         Ok(record.filter(is_at_home))
+    }
+
+    /// Writes down a restore point that was made.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn record_point(&self, point: &RestorePoint, key: &SigningKey) -> Result<(), CatalogError> {
+        self.write_signed(POINT_KIND, &layout::point_key(&self.cluster, &point.run), point, key).await
+    }
+
+    /// Reads the restore points that are believed, oldest first. One that is not names no moment, and the
+    /// moment is reached by its time all the same.
+    ///
+    /// # Errors
+    /// What the store says when asked for the list.
+    pub async fn restore_points(&self) -> Result<Vec<RestorePoint>, CatalogError> {
+        let objects = self.store.list(&layout::points_prefix(&self.cluster)).await?;
+        let keys = objects.into_iter().filter_map(|object| {
+            let run = layout::point_of_key(&object.key)?;
+            Some((object.key, run))
+        });
+        let mut points = Vec::new();
+        let mut reads = futures::stream::iter(keys)
+            .map(|(key, run)| async move {
+                let read: Result<Option<RestorePoint>, _> = self.read_signed(POINT_KIND, &key).await;
+                (run, read)
+            })
+            .buffered(READS_AT_ONCE);
+        while let Some((run, read)) = reads.next().await {
+            match read {
+                Ok(Some(point)) if point.run == run && point.cluster == self.cluster => points.push(point),
+                Ok(_) => tracing::warn!(%run, "a restore point is not where it belongs"),
+                Err(error) => tracing::warn!(%run, error = %error, "a restore point is not believed"),
+            }
+        }
+        Ok(points)
     }
 
     async fn read_signed<T: serde::de::DeserializeOwned>(

@@ -14,7 +14,7 @@ use super::{Global, audit, clock};
 use crate::jobs::Progress;
 use crate::jobs::migrate::facts::Facts;
 use crate::jobs::migrate::runner::{RemoteRunner, Runner};
-use crate::jobs::migrate::{self, Means, Walked};
+use crate::jobs::migrate::{self, KeptLog, Means, Walked};
 use crate::ledger::lock::{LockError, LockName, StateLock};
 use crate::ledger::{GateRun, Ledger};
 use crate::rules::gate::{Phase, Verdict};
@@ -81,7 +81,7 @@ impl<'a> Ground<'a> {
         on_phase: &'s (dyn Fn(Phase) + Sync),
         on_output: &'s (dyn Fn(&[u8]) + Sync),
     ) -> Result<Means<'s>, Failure> {
-        let signing = self.host.keys.signing.as_ref();
+        let (settings, signing) = (&self.host.settings, self.host.keys.signing.as_ref());
         let no_key = || Failure::new("migrate", ExitCode::Usage, "there is no signing key on this host");
         Ok(Means {
             catalog: &self.host.catalog,
@@ -91,12 +91,13 @@ impl<'a> Ground<'a> {
             opener: self.opener.as_ref(),
             ledger: self.ledger,
             databases: &self.databases,
-            gate: &self.host.settings.gate,
+            gate: &settings.gate,
             runner,
-            bin_directory: self.host.settings.cluster.bin_directory.as_deref(),
+            log: settings.cluster.point_in_time.then(|| KeptLog { state: &settings.state.directory }),
+            bin_directory: settings.cluster.bin_directory.as_deref(),
             path: &self.host.path,
             scratch_directory: &self.scratch_directory,
-            verify_jobs: self.host.settings.verify.jobs,
+            verify_jobs: settings.verify.jobs,
             progress: match runner {
                 Runner::Here => &self.progress,
                 Runner::Elsewhere(runner) => &runner.progress,

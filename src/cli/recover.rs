@@ -15,7 +15,7 @@ use crate::jobs::recover::{self, Means, Recovered, Stock};
 use crate::jobs::{JobError, Progress};
 use crate::ledger::JobKind;
 use crate::ledger::lock::{LockName, StateLock};
-use crate::rules::recovery::Target;
+use crate::rules::recovery::Wanted;
 
 const TITLE: &str = "recover";
 
@@ -26,9 +26,9 @@ pub struct RecoverArgs {
     #[arg(long, value_name = "DIR")]
     pub into: PathBuf,
     /// The moment: a time with its zone ('2026-11-20 14:03:07+01'), a place in the log (16/B374D848),
-    /// name:RESTORE_POINT, or latest
+    /// name:RESTORE_POINT, before-migration:REVISION, or latest
     #[arg(long, value_name = "MOMENT", default_value = "latest")]
-    pub at: Target,
+    pub at: Wanted,
     /// The timeline to follow; the newest unless told otherwise
     #[arg(long, value_name = "N")]
     pub timeline: Option<u32>,
@@ -60,7 +60,7 @@ pub async fn run(global: &Global, args: RecoverArgs, inputs: Inputs) -> Result<R
     let _repository = StateLock::shared(state, &LockName::repository()).map_err(Failure::of(TITLE))?;
     let mut stock = Stock::read(&host.catalog, Some(&opener)).await.map_err(Failure::of(TITLE))?;
     stock.shipped = wal::shipped(&host.settings.state.directory);
-    let planned = stock.plan(&host.catalog, &args.at, args.timeline).await;
+    let planned = stock.plan(&host.catalog, &args.at, None, args.timeline).await;
     let (plan, base) = planned.map_err(Failure::of(TITLE))?;
     audit::note(&ledger, audit::KEY_USE, (None, Some(base.id.as_str())), "to recover").await?;
     let subject = |recovered: &Recovered| recovered.base.to_string();

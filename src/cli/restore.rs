@@ -26,7 +26,7 @@ use crate::jobs::restore::{self, Destination, Means, Request, Restored, recover 
 use crate::jobs::{JobError, Progress};
 use crate::ledger::lock::{LockName, StateLock};
 use crate::ledger::{JobKind, Ledger};
-use crate::rules::recovery::Target;
+use crate::rules::recovery::Wanted;
 use crate::rules::table_name::TableName;
 use crate::seal::Opener;
 use crate::settings::DatabaseSettings;
@@ -41,9 +41,9 @@ pub struct RestoreArgs {
     #[arg(long, value_name = "ID", default_value = "latest", value_parser = selector::parse)]
     pub from: Selector,
     /// Not a snapshot but a moment: a time with its zone ('2026-11-20 14:03:07+01'), a place in the log
-    /// (16/B374D848), name:RESTORE_POINT, or latest; from a base backup and the write-ahead log
+    /// (16/B374D848), name:RESTORE_POINT, before-migration:REVISION, or latest; from a base backup and the write-ahead log
     #[arg(long, value_name = "MOMENT", conflicts_with_all = ["from", "plan", "standalone"])]
-    pub at: Option<Target>,
+    pub at: Option<Wanted>,
     /// Restore into a new database of this name; with --table, into this existing one
     #[arg(long, value_name = "NAME", required_unless_present_any = ["swap", "tables"], conflicts_with = "swap", value_parser = database_name)]
     pub into: Option<String>,
@@ -208,8 +208,8 @@ impl Ground {
         Ok(ground)
     }
 
-    /// Puts the database as it was at `target` in place of the repository's snapshots.
-    async fn at(&mut self, global: &Global, title: &str, target: &Target) -> Result<Recovered, Failure> {
+    /// Puts the database as it was at `wanted` in place of the repository's snapshots.
+    async fn at(&mut self, global: &Global, title: &str, wanted: &Wanted) -> Result<Recovered, Failure> {
         let state = &self.state_directory;
         let ledger =
             Ledger::open(&state.join("ledger.sqlite")).await.map_err(Failure::of("open the ledger"))?;
@@ -226,13 +226,14 @@ impl Ground {
         let _repository = StateLock::shared(state, &LockName::repository()).map_err(Failure::of(title))?;
         let mut stock = Stock::read(&self.catalog, Some(&self.opener)).await.map_err(Failure::of(title))?;
         stock.shipped = wal::shipped(state);
-        let (plan, base) = stock.plan(&self.catalog, target, None).await.map_err(Failure::of(title))?;
         let name = self.database.connection.database.clone();
+        let planned = stock.plan(&self.catalog, wanted, Some(&name), None).await;
+        let (plan, base) = planned.map_err(Failure::of(title))?;
         audit::note(&ledger, audit::KEY_USE, (Some(&name), Some(base.id.as_str())), "to recover").await?;
         let subject = |moment: &Moment| moment.recovered.base.to_string();
         let work = super::recorded(&ledger, JobKind::Recover, Some(&name), title, subject, async {
-            let work =
-                Box::pin(recover::database_at(&means, &stock, &plan, &base, &self.database, clock::now));
+            let databases = [&self.database];
+            let work = Box::pin(recover::databases_at(&means, &stock, &plan, &base, &databases, clock::now));
             shown(global, title, &progress, work).await.map_err(Failure::of(title))
         });
         let moment = work.await?;

@@ -1,6 +1,6 @@
 //! `belay wal`: receives the write-ahead log.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use clap::{Args, Subcommand};
 use serde_json::json;
@@ -11,7 +11,7 @@ use super::host::Host;
 use super::report::{Failure, Report};
 use super::{Global, clock};
 use crate::jobs::migrate::Stop;
-use crate::jobs::receive_wal::{self, Means, Shipped};
+use crate::jobs::receive_wal::{self, Means, Shipped, noted};
 use crate::ledger::lock::{LockName, StateLock};
 
 /// What is done with the log.
@@ -83,26 +83,21 @@ pub async fn receive(
         spool: &spool,
         slot: &slot,
         ship_every: settings.wal.ship_every,
+        wanted: &|| noted::wanted(state),
         spool_bytes: settings.wal.spool_bytes,
         keep_bytes: settings.wal.keep_bytes,
         unbroken_since: shipped(state).map(|shipped| shipped.unbroken_since),
     };
     let note = |shipped: Option<Shipped>| {
-        let (path, new) = (shipped_file(state), state.join("wal-shipped.new"));
-        let bytes = serde_json::to_vec(&shipped).unwrap_or_default();
-        if std::fs::write(&new, bytes).and_then(|()| std::fs::rename(&new, path)).is_err() {
-            tracing::warn!("how far the log is stored cannot be noted");
+        if let Err(error) = noted::note(state, shipped) {
+            tracing::warn!(%error, "how far the log is stored cannot be noted");
         }
         shipped.into_iter().for_each(&on_shipped);
     };
     receive_wal::receive(&means, &to, stop, clock::now, note).await.map_err(Failure::of(TITLE))
 }
 
-fn shipped_file(state: &Path) -> PathBuf {
-    state.join("wal-shipped.json")
-}
-
 /// How far the log is stored, as whoever receives it noted last.
 pub fn shipped(state: &Path) -> Option<Shipped> {
-    serde_json::from_slice::<Option<Shipped>>(&std::fs::read(shipped_file(state)).ok()?).ok()?
+    noted::shipped(state)
 }

@@ -16,6 +16,7 @@ mod hold;
 mod judge;
 mod loss;
 mod member;
+mod point;
 mod preflight;
 mod rehearse;
 mod run;
@@ -46,6 +47,7 @@ use crate::seal::{Opener, Sealer};
 use crate::settings::{Consistency, DatabaseSettings, GateSettings};
 
 pub use self::environment::{application_name, connection_of};
+pub use self::point::KeptLog;
 pub use self::undo::pin_reason;
 
 /// What a run is made with.
@@ -69,6 +71,8 @@ pub struct Means<'a> {
     pub gate: &'a GateSettings,
     /// Who runs the command.
     pub runner: Runner<'a>,
+    /// The log that is kept of the cluster; `None` where points in time are not kept.
+    pub log: Option<KeptLog<'a>>,
     /// Where PostgreSQL's programs are looked for first.
     pub bin_directory: Option<&'a Path>,
     /// The search path for programs.

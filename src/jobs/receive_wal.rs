@@ -11,6 +11,7 @@
 //! missing, which everybody can see from what is stored, and a new base backup is due.
 
 mod fuse;
+pub mod noted;
 mod shipping;
 
 use std::path::Path;
@@ -55,6 +56,8 @@ pub struct Means<'a> {
     pub slot: &'a str,
     /// How old the newest stored byte may become while there is log to store.
     pub ship_every: Duration,
+    /// Up to where somebody wants it stored at once.
+    pub wanted: &'a (dyn Fn() -> Option<Lsn> + Sync),
     /// Bytes of received segments that may wait for the store before no more are received.
     pub spool_bytes: u64,
     /// Bytes of log that the server may have to keep for us.
@@ -108,7 +111,9 @@ pub async fn receive(
     let mut told = None;
     loop {
         let is_last = stop.is_cancelled();
-        let is_time = is_last || shipped_at.is_none_or(|at| at.elapsed() >= means.ship_every);
+        let stored = shipping.shipped().map(|shipped| shipped.until);
+        let is_wanted = (means.wanted)().is_some_and(|wanted| stored.is_none_or(|stored| stored < wanted));
+        let is_time = is_last || is_wanted || shipped_at.is_none_or(|at| at.elapsed() >= means.ship_every);
         let mark = replication::mark(&mut session, means.slot).await?;
         fuse::check(&mut session, means, &facts, &mark).await?;
         shipping.note(mark);

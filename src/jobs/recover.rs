@@ -13,10 +13,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 
 use self::feed::Feed;
-pub use self::moment::{Moment, database_at};
+pub use self::moment::{Moment, databases_at};
 use super::receive_wal::Shipped;
 use super::{JobError, Progress, Stopwatch, WorkDirectory};
 use crate::catalog::Catalog;
@@ -24,7 +24,9 @@ use crate::postgres::recovering::{self, RecoveredServer, Replay};
 use crate::postgres::tools::{self, Tools};
 use crate::rules::layout::SnapshotId;
 use crate::rules::physical::{self, BaseManifest, PieceName, PieceRecord, Switch};
-use crate::rules::recovery::{self, Base, Log, Plan, Target, Window};
+use crate::rules::recovery::{self, Base, Log, Plan, Target, Wanted, Window};
+use crate::rules::restore_point::{self, RestorePoint};
+use crate::rules::wal::Lsn;
 use crate::seal::Opener;
 use crate::store::StoreError;
 
@@ -50,6 +52,8 @@ pub struct Stock {
     pub bases: Vec<BaseManifest>,
     /// Those that are not, and why.
     pub rejected: Vec<(SnapshotId, String)>,
+    /// Restore points of the gate.
+    pub points: Vec<RestorePoint>,
     pieces: BTreeSet<PieceName>,
     /// The log.
     pub log: Log,
@@ -79,6 +83,7 @@ impl Stock {
             rejected: rejected.collect(),
             log: Log::new(segment_bytes, &pieces, histories),
             bases: found.bases,
+            points: catalog.restore_points().await?,
             pieces,
             shipped: None,
         })
@@ -117,16 +122,45 @@ impl Stock {
         Ok(latest)
     }
 
-    /// Decides how `target` is recovered.
+    /// What the log calls `wanted`, and where it has that, as far as is known; `database` is the one that
+    /// was migrated, if one is meant.
+    fn named(&self, wanted: &Wanted, database: Option<&str>) -> Result<(Target, Option<Lsn>), JobError> {
+        let of_point = |point: &RestorePoint| (Target::Name(point.name.clone()), Some(point.lsn));
+        match wanted {
+            Wanted::Target(target @ Target::Name(name)) => {
+                let known = self.points.iter().find(|point| point.name == *name);
+                Ok(known.map_or_else(|| (target.clone(), None), of_point))
+            }
+            Wanted::Target(target) => Ok((target.clone(), None)),
+            Wanted::BeforeMigration(revision) => {
+                let point = restore_point::before_migration(&self.points, revision, database);
+                point.map(of_point).ok_or_else(|| JobError::Refused {
+                    action: format!("recover {wanted}"),
+                    reasons: vec![match self.points.last() {
+                        Some(last) => format!(
+                            "no restore point is known before a migration to it; the newest one is {}, of {}",
+                            last.name,
+                            last.made_at.to_rfc3339_opts(SecondsFormat::Secs, true)
+                        ),
+                        None => "no migration has made a restore point".into(),
+                    }],
+                })
+            }
+        }
+    }
+
+    /// Decides how `wanted` is recovered; `database` is the one that is wanted of the cluster, if it is one.
     ///
     /// # Errors
     /// [`JobError::Refused`] with the nearest moments that can be reached.
     pub async fn plan(
         &self,
         catalog: &Catalog,
-        target: &Target,
+        wanted: &Wanted,
+        database: Option<&str>,
         timeline: Option<u32>,
     ) -> Result<(Plan, BaseManifest), JobError> {
+        let (target, named_at) = self.named(wanted, database)?;
         let (timeline, windows) = self.windows(timeline);
         let mut complete: Vec<(SnapshotId, Option<DateTime<Utc>>)> = Vec::new();
         for window in &windows {
@@ -136,12 +170,16 @@ impl Stock {
             complete.iter().find(|(id, _)| *id == window.base.id).and_then(|(_, until)| *until)
         };
         let refused =
-            |reason: String| JobError::Refused { action: format!("recover {target}"), reasons: vec![reason] };
-        let plan = recovery::plan(target, timeline, &windows, complete_until, None)
+            |reason: String| JobError::Refused { action: format!("recover {wanted}"), reasons: vec![reason] };
+        let plan = recovery::plan(&target, timeline, &windows, complete_until, named_at)
             .map_err(|unreachable| refused(unreachable.to_string()))?;
-        let base = self.bases.iter().find(|base| base.id == plan.window.base.id).cloned();
+        let base = self.base(&plan.window).cloned();
         let base = base.ok_or_else(|| refused("its base backup is gone".into()))?;
         Ok((plan, base))
+    }
+
+    fn base(&self, window: &Window) -> Option<&BaseManifest> {
+        self.bases.iter().find(|base| base.id == window.base.id)
     }
 }
 
@@ -205,6 +243,32 @@ pub async fn recover(
     is_durable: bool,
 ) -> Result<Served, JobError> {
     let watch = Stopwatch::start();
+    let older = plan.older.iter().filter_map(|window| Some((window, stock.base(window)?)));
+    for (window, base) in std::iter::once((&plan.window, base)).chain(older) {
+        let plan = Plan { window: window.clone(), ..plan.clone() };
+        if let Some(mut served) = recover_from(means, stock, &plan, base, directory, is_durable).await? {
+            served.recovered.elapsed_ms = watch.elapsed_ms();
+            return Ok(served);
+        }
+        tracing::info!(base = %base.id, "the moment is not behind this base backup");
+        unpack::empty(directory)?;
+    }
+    let target = plan.stop_at.as_ref().map(ToString::to_string).unwrap_or_default();
+    Err(JobError::Refused {
+        action: format!("recover {target}"),
+        reasons: vec!["the log that is stored ends before it".into()],
+    })
+}
+
+/// As [`recover`], from the plan's window alone; `None` when the log behind it ends before the moment.
+async fn recover_from(
+    means: &Means<'_>,
+    stock: &Stock,
+    plan: &Plan,
+    base: &BaseManifest,
+    directory: &Path,
+    is_durable: bool,
+) -> Result<Option<Served>, JobError> {
     let major = base.server_version_num / 10_000;
     let programs = Tools::find_server(means.bin_directory, means.path, major).await?;
     let mut notes = Vec::new();
@@ -243,24 +307,12 @@ pub async fn recover(
                 reached_end = true;
                 replay.stop_at = None;
             }
-            None => {
-                let target = plan.stop_at.as_ref().map(ToString::to_string).unwrap_or_default();
-                return Err(JobError::Refused {
-                    action: format!("recover {target}"),
-                    reasons: vec!["the log that is stored ends before it".into()],
-                });
-            }
+            None => return Ok(None),
         }
     };
-    let recovered = Recovered {
-        base: base.id.clone(),
-        major,
-        reached_end,
-        segments: feed.served(),
-        notes,
-        elapsed_ms: watch.elapsed_ms(),
-    };
-    Ok(Served { recovered, server, programs, _room: room })
+    let segments = feed.served();
+    let recovered = Recovered { base: base.id.clone(), major, reached_end, segments, notes, elapsed_ms: 0 };
+    Ok(Some(Served { recovered, server, programs, _room: room }))
 }
 
 /// Recovers into a directory that is to be used: what is left is a cluster that was shut down in order.
@@ -291,6 +343,11 @@ pub async fn recover_into(
     }
     recovered.elapsed_ms = watch.elapsed_ms();
     Ok(recovered)
+}
+
+/// Why `base` cannot be unpacked below `directory`, if that is so.
+pub fn why_no_room(directory: &Path, base: &BaseManifest) -> Option<String> {
+    unpack::check_room(directory, base.plain_bytes).err().map(|error| error.to_string())
 }
 
 /// Compares the files with the list that `pg_basebackup` made of them; returns why that could not be.

@@ -26,6 +26,7 @@ use sqlx::postgres::PgConnection;
 
 use super::PostgresError;
 use super::session::{column, rows};
+use crate::rules::sql::literal;
 use crate::rules::wal::summary::{Relation, RelationKind};
 use crate::rules::wal::{Lsn, VisibleTransactions, Window, WindowStart};
 
@@ -61,6 +62,22 @@ pub async fn begin_window(session: &mut PgConnection) -> Result<WindowStart, Pos
     let lsn = position(session).await?;
     let sql = "SELECT pg_catalog.txid_current()::text AS v";
     Ok(WindowStart { lsn, next_transaction: one(session, "number a transaction", sql).await? })
+}
+
+/// Makes a restore point called `name`, and sees to it that it is on the server's disk; returns the end of
+/// its record.
+///
+/// # Errors
+/// As [`PostgresError::of_query`] sorts them; a standby refuses, and so does a server with
+/// `wal_level = minimal`.
+pub async fn make_restore_point(session: &mut PgConnection, name: &str) -> Result<Lsn, PostgresError> {
+    // Only a commit is waited for, and only that of a transaction with a number; standbys are not.
+    let sql = format!(
+        "SELECT pg_catalog.pg_create_restore_point({})::text AS v, pg_catalog.txid_current(), \
+         pg_catalog.set_config('synchronous_commit', 'local', true)",
+        literal(name)
+    );
+    one(session, "make a restore point", &sql).await
 }
 
 /// The timeline that the server writes.

@@ -6,6 +6,7 @@
 //! <cluster>/chunks/<aa>/<chunk-name>.copy.gz.age  ranges of large tables, shared by snapshots
 //! <cluster>/base/<id>/…                           one folder per base backup
 //! <cluster>/wal/<timeline>/…                      the write-ahead log ([`super::physical`])
+//! <cluster>/points/<run>.json                     moments before migrations ([`super::restore_point`])
 //! ```
 //!
 //! A database name is percent-encoded outside `[A-Za-z0-9_-]`, so that any name PostgreSQL
@@ -228,6 +229,21 @@ pub fn wal_prefix(cluster: &str) -> String {
 /// The key of `file` in the folder of a timeline.
 pub fn wal_key(cluster: &str, timeline: u32, file: &str) -> ObjectKey {
     ObjectKey(format!("{cluster}/wal/{timeline:08X}/{file}"))
+}
+
+/// The prefix of all restore points of `cluster`.
+pub fn points_prefix(cluster: &str) -> String {
+    format!("{cluster}/points/")
+}
+
+/// The key of the restore point of `run`.
+pub fn point_key(cluster: &str, run: &SnapshotId) -> ObjectKey {
+    ObjectKey(format!("{cluster}/points/{run}.json"))
+}
+
+/// Reads the run out of the key of its restore point.
+pub fn point_of_key(key: &ObjectKey) -> Option<SnapshotId> {
+    key.file_name().strip_suffix(".json")?.parse().ok()
 }
 
 /// The prefix of all snapshots of `cluster`.

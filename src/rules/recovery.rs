@@ -196,7 +196,7 @@ pub enum Target {
 /// A text that says no moment.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "must be a time with its zone (2026-11-20 14:03:07+01), a place in the log (16/B374D848), name:RESTORE_POINT or latest, not {0:?}"
+    "must be a time with its zone (2026-11-20 14:03:07+01), a place in the log (16/B374D848), name:RESTORE_POINT, before-migration:REVISION or latest, not {0:?}"
 )]
 pub struct InvalidTarget(String);
 
@@ -235,6 +235,36 @@ impl fmt::Display for Target {
     }
 }
 
+/// The moment that is wanted, as an operator names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wanted {
+    /// By what the log knows.
+    Target(Target),
+    /// The moment before the migration to a revision, or before the run of that name.
+    BeforeMigration(String),
+}
+
+impl FromStr for Wanted {
+    type Err = InvalidTarget;
+
+    fn from_str(text: &str) -> Result<Self, InvalidTarget> {
+        match text.strip_prefix("before-migration:") {
+            Some(revision) if !revision.is_empty() => Ok(Self::BeforeMigration(revision.into())),
+            Some(_) => Err(InvalidTarget(text.into())),
+            None => text.parse().map(Self::Target),
+        }
+    }
+}
+
+impl fmt::Display for Wanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Target(target) => target.fmt(f),
+            Self::BeforeMigration(revision) => write!(f, "before-migration:{revision}"),
+        }
+    }
+}
+
 /// How a moment is recovered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
@@ -242,6 +272,8 @@ pub struct Plan {
     pub window: Window,
     /// Where the server is told to stop; `None` for the end of the log.
     pub stop_at: Option<Target>,
+    /// From what else, newest first, where the moment is not behind the first.
+    pub older: Vec<Window>,
 }
 
 /// Why a moment cannot be reached, and what can.
@@ -278,8 +310,9 @@ pub enum Unreachable {
 /// Picks the base backup, and says where the server is to stop.
 ///
 /// `windows` are those of the wanted timeline, as [`windows`] gives them; `complete_until` tells until
-/// when everything that was committed is in one. A restore point is looked for by the server: the newest base backup may be too late for it,
-/// so `begin_before` says when the point was made, if that is known.
+/// when everything that was committed is in one. A restore point is looked for by the server, from where the
+/// log begins: `named_at` says where it lies, if that is known, else it is looked for behind the newest base
+/// backup, and then behind those of [`Plan::older`].
 ///
 /// # Errors
 /// [`Unreachable`]
@@ -288,26 +321,31 @@ pub fn plan(
     timeline: u32,
     windows: &[Window],
     complete_until: impl Fn(&Window) -> Option<DateTime<Utc>>,
-    begin_before: Option<DateTime<Utc>>,
+    named_at: Option<Lsn>,
 ) -> Result<Plan, Unreachable> {
     let usable: Vec<&Window> = windows.iter().filter(|window| window.is_usable()).collect();
     let (Some(first), Some(last)) = (usable.first(), usable.last()) else {
         return Err(Unreachable::NoBase { timeline });
     };
-    let newest = || Plan { window: (*last).clone(), stop_at: None };
+    let of = |window: &Window, stop_at| Plan { window: window.clone(), stop_at, older: Vec::new() };
     match target {
-        Target::Latest => Ok(newest()),
-        Target::Name(_) => {
-            let fits = |window: &&&Window| begin_before.is_none_or(|at| window.base.ended_at <= at);
-            let window = usable.iter().rev().find(fits).unwrap_or(first);
-            Ok(Plan { window: (*window).clone(), stop_at: Some(target.clone()) })
-        }
+        Target::Latest => Ok(of(last, None)),
+        Target::Name(_) => match named_at {
+            Some(lsn) => {
+                let there = plan(&Target::Lsn(lsn), timeline, windows, complete_until, None)?;
+                Ok(Plan { stop_at: Some(target.clone()), ..there })
+            }
+            None => {
+                let older = usable.iter().rev().skip(1).map(|window| (*window).clone()).collect();
+                Ok(Plan { older, ..of(last, Some(target.clone())) })
+            }
+        },
         Target::Lsn(lsn) => {
             let Some(window) = usable.iter().rev().find(|window| window.base.stop <= *lsn) else {
                 return Err(Unreachable::TooEarly { earliest: first.base.stop.to_string() });
             };
             if *lsn <= window.end {
-                return Ok(Plan { window: (*window).clone(), stop_at: Some(target.clone()) });
+                return Ok(of(window, Some(target.clone())));
             }
             let next = usable.iter().find(|later| later.base.stop > *lsn);
             Err(match next {
@@ -323,7 +361,7 @@ pub fn plan(
             };
             let latest = complete_until(window).unwrap_or(window.base.ended_at);
             if *time <= latest {
-                return Ok(Plan { window: (*window).clone(), stop_at: Some(target.clone()) });
+                return Ok(of(window, Some(target.clone())));
             }
             let next = usable.iter().find(|later| later.base.ended_at > *time);
             Err(match next {

@@ -9,6 +9,7 @@ mod local_copy;
 mod long;
 mod outcomes;
 pub mod pauses;
+mod points;
 mod premises;
 mod refusals;
 mod rehearsal;

@@ -4,4 +4,4 @@ mod daemon;
 mod deaths;
 mod moments;
 mod refusals;
-mod site;
+pub mod site;

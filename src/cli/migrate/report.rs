@@ -114,6 +114,7 @@ impl RunReport {
             "exit_code": self.verdict().map(|_| self.code() as i32),
             "rehearsal": self.rehearsal(), "command_ms": facts.command_ms, "phases": phases,
             "reasons": facts.reasons, "checks": facts.checks, "notes": facts.notes,
+            "restore_point": facts.restore_point, "restored_from": facts.origin,
             "declared_down": facts.declared_down, "foreign_sessions": facts.foreign_sessions, "databases": databases,
         });
         let of_first = object_of(self.run.databases.first().map_or("", String::as_str), first);
@@ -146,6 +147,9 @@ impl RunReport {
         line("began", &time_text(self.run.started_at));
         for of in &self.facts.databases {
             self.lines_of(of, &mut line);
+        }
+        if let Some(point) = &facts.restore_point {
+            line("point", &point.name);
         }
         // A rehearsal that nobody asked for is no phase to tell of.
         let was_there = |phase: &Phase| *phase != Phase::Rehearsing || facts.rehearsed.is_some();

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::JobError;
 use super::environment;
-use super::facts::{Armed, Rehearsal, TakenSnapshot};
+use super::facts::{Armed, Origin, Rehearsal, TakenSnapshot};
 use super::fingerprint::Fingerprint;
 use super::member::Member;
 use super::run::Run;
@@ -48,9 +48,6 @@ impl Walk<'_> {
     /// Raises every fence, each written down before, and sees to it that nobody is left.
     pub(super) async fn raise_fences(&mut self) -> Result<Outcome, JobError> {
         if self.run.facts.order.is_none() {
-            if self.run.facts.rehearsal != Rehearsal::Only {
-                self.run.facts.notes.push("nobody is kept out: an automatic restore is off".into());
-            }
             return Ok(Outcome::Passed);
         }
         let standing = self.run.means.ledger.standing_fences(&self.run.request.id).await?;
@@ -129,6 +126,10 @@ impl Walk<'_> {
             since.push(member.committed_since_snapshot(&mut self.run, start.lsn).await?);
             member.facts.armed = Some(look.armed(read_from, start, elsewhere));
         }
+        self.make_restore_point().await?;
+        if self.run.facts.order.is_none() && !self.run.has_restore_point() {
+            self.run.facts.notes.push("nobody is kept out: an automatic restore is off".into());
+        }
         Ok(self.what_came_since(&since))
     }
 
@@ -136,24 +137,31 @@ impl Walk<'_> {
     fn what_came_since(&mut self, since: &[Committed]) -> Outcome {
         let is_kept_out = self.run.facts.order.is_some();
         let is_fenced = self.run.is_fenced();
-        let mut stale = Vec::new();
+        let has_point = self.run.has_restore_point();
+        let mut lacking = Vec::new();
         for (member, committed) in self.members.iter().zip(since) {
             match (committed, committed.in_words()) {
                 (Committed::Known { .. }, None) => {}
-                (_, Some(what)) if !is_kept_out => {
-                    let what = format!("{what} were committed after the snapshot, before the migration");
-                    self.run.facts.notes.push(member.says(what));
-                }
-                (Committed::Unknown(_), _) if !is_kept_out || is_fenced => {}
-                (_, what) => stale.push((member, what.unwrap_or_else(|| "what cannot be known".into()))),
+                (Committed::Unknown(_), _) if is_fenced || !(is_kept_out || has_point) => {}
+                (_, what) => lacking.push((member, what)),
             }
         }
-        if stale.is_empty() {
+        if lacking.is_empty() {
             return Outcome::Passed;
         }
         let (facts, may_go_on) = (&mut self.run.facts, self.run.snapshots_taken < MOST_SNAPSHOTS);
-        for (member, what) in stale {
-            if may_go_on {
+        if has_point {
+            facts.origin = Origin::RestorePoint;
+        }
+        for (member, what) in lacking {
+            let what = what.unwrap_or_else(|| "what cannot be known".into());
+            if has_point {
+                let what = format!("{what} was committed after the snapshot: the restore point has it too");
+                facts.notes.push(member.says(what));
+            } else if !is_kept_out {
+                let what = format!("{what} were committed after the snapshot, before the migration");
+                facts.notes.push(member.says(what));
+            } else if may_go_on {
                 let what = format!("another snapshot is taken: {what} was committed since the first");
                 facts.notes.push(member.says(what));
             } else {
@@ -161,7 +169,11 @@ impl Walk<'_> {
                 facts.reasons.push(member.says(what));
             }
         }
-        if may_go_on { Outcome::Stale } else { Outcome::Refused(Verdict::NoSnapshot) }
+        match (is_kept_out && !has_point, may_go_on) {
+            (false, _) => Outcome::Passed,
+            (true, true) => Outcome::Stale,
+            (true, false) => Outcome::Refused(Verdict::NoSnapshot),
+        }
     }
 }
 

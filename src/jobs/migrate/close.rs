@@ -118,7 +118,7 @@ impl Member<'_> {
     /// What a restore would lose, or may lose.
     pub(super) fn what_would_be_lost(&self, run: &Run<'_>) -> Vec<String> {
         let mut reasons = Vec::new();
-        if run.means.gate.consistency == Consistency::Unfenced {
+        if run.means.gate.consistency == Consistency::Unfenced && !run.has_restore_point() {
             reasons.push(
                 "writers were not kept out (consistency = \"unfenced\"), and what they wrote would be lost"
                     .into(),

@@ -89,10 +89,38 @@ pub struct RunFacts {
     pub loss: Loss,
     /// Fences that an operator declared down, each with what it answered.
     pub declared_down: Vec<String>,
+    /// The restore point before the command, where points in time are kept.
+    pub restore_point: Option<MadePoint>,
+    /// What a restore puts back.
+    pub origin: Origin,
     /// Why the run ended as it did, each as a sentence.
     pub reasons: Vec<String>,
     /// What else should be known.
     pub notes: Vec<String>,
+}
+
+/// A restore point that the run made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MadePoint {
+    /// What the log calls it.
+    pub name: String,
+    /// The timeline that it lies on.
+    pub timeline: u32,
+    /// The end of its record.
+    pub lsn: Lsn,
+    /// Why what was stored before the command did not reach it, if that is so.
+    pub out_of_reach: Option<String>,
+}
+
+/// What a restore puts back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// The snapshot.
+    #[default]
+    Snapshot,
+    /// What the cluster was at the restore point: the snapshot lacks what was committed after it.
+    RestorePoint,
 }
 
 /// What is known of one database of a run.

@@ -1,7 +1,7 @@
 //! What a restore that an operator asks for would take from others.
 
 use super::JobError;
-use super::facts::Loss;
+use super::facts::{Loss, Origin};
 use super::member::Member;
 use super::run::Run;
 use super::window::Committed;
@@ -22,23 +22,31 @@ impl Member<'_> {
         Ok(None)
     }
 
-    /// What was committed since the snapshot, and not by the run, in words; `None` for nothing.
+    /// What was committed since what is put back, and not by the run, in words; `None` for nothing.
     async fn loss(&self, run: &mut Run<'_>) -> Result<Option<String>, JobError> {
         let now = run.lsn().await?;
-        let (commits, straddlers) = match self.committed_since_snapshot(run, now).await? {
+        let (origin, committed) = match run.facts.origin {
+            Origin::Snapshot => ("snapshot", self.committed_since_snapshot(run, now).await?),
+            Origin::RestorePoint => {
+                let committed = run.committed_while_running(&[self], now).await?.pop();
+                let none = || Committed::Unknown("the log was not read".into());
+                ("restore point", committed.unwrap_or_else(none))
+            }
+        };
+        let (commits, straddlers) = match committed {
             Committed::Known { commits, straddlers } => (commits, straddlers),
             Committed::Unknown(why) => {
-                return Ok(Some(format!("what was committed since the snapshot is not known: {why}")));
+                return Ok(Some(format!("what was committed since the {origin} is not known: {why}")));
             }
         };
         let has_own_mark = self.facts.armed.as_ref().is_some_and(|armed| armed.has_own_mark);
         Ok(match attribution::divide(commits, has_own_mark) {
             Attributed::Told { foreign, .. } => Committed::Known { commits: foreign, straddlers }
                 .in_words()
-                .map(|what| format!("{what} were committed by others since the snapshot")),
+                .map(|what| format!("{what} were committed by others since the {origin}")),
             Attributed::Untold(commits) => {
                 let what = summary::in_words(&commits);
-                Some(format!("{what} were committed since the snapshot, by the run or by others"))
+                Some(format!("{what} were committed since the {origin}, by the run or by others"))
             }
         })
     }

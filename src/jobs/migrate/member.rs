@@ -18,6 +18,8 @@ pub(super) struct Member<'a> {
     pub(super) settings: &'a DatabaseSettings,
     pub(super) facts: DatabaseFacts,
     pub(super) entry: Option<Entry>,
+    /// Its snapshot as of the restore point, while it is put back from there.
+    pub(super) entry_at_point: Option<Entry>,
     pub(super) copy: Option<ScratchCopy>,
     pub(super) prepared: Option<Prepared>,
     /// A copy that the server made before the command ran.
@@ -38,6 +40,7 @@ impl<'a> Member<'a> {
                 settings,
                 facts: at.map_or_else(fresh, |at| known.swap_remove(at)),
                 entry: None,
+                entry_at_point: None,
                 copy: None,
                 prepared: None,
                 local_copy: None,
@@ -76,6 +79,11 @@ impl<'a> Member<'a> {
             version_column: &run.means.gate.version_column,
             progress: run.means.progress,
         }
+    }
+
+    /// What it is put back from.
+    pub(super) fn put_back_from(&self) -> Option<&Entry> {
+        self.entry_at_point.as_ref().or(self.entry.as_ref())
     }
 
     /// Whether it is another one than before, as far as is known.

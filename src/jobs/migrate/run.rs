@@ -10,6 +10,7 @@ use super::hold::LogHold;
 use super::{JobError, Means, Request, Stop};
 use crate::command::CommandLine;
 use crate::fence::Context;
+use crate::jobs::recover::Moment;
 use crate::postgres::tools::Tools;
 use crate::postgres::wal::{self, WalReader};
 use crate::postgres::{PostgresError, session};
@@ -32,6 +33,8 @@ pub(super) struct Run<'a> {
     pub(super) hold: LogHold,
     pub(super) server: Option<Server>,
     pub(super) snapshots_taken: u32,
+    /// The databases as they were at the restore point, while they are put back from there.
+    pub(super) moment: Option<Moment>,
 }
 
 /// What is known of the server, once it was asked.

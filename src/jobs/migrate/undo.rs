@@ -3,7 +3,7 @@
 use super::JobError;
 use super::before::GateUndo;
 use super::close::set_connections;
-use super::facts::{FailedRelease, Loss};
+use super::facts::{FailedRelease, Loss, Origin};
 use super::member::Member;
 use super::run::Run;
 use super::walk::Walk;
@@ -15,7 +15,6 @@ use crate::jobs::restore::{self, Destination, Prepared, Request, recover};
 use crate::postgres::describe;
 use crate::rules::causes::in_a_sentence;
 use crate::rules::gate::{Outcome, Verdict};
-use crate::seal::Opener;
 use crate::settings::LocalCopy;
 
 impl<'a> Walk<'a> {
@@ -31,7 +30,7 @@ impl<'a> Walk<'a> {
             if member.entry.is_none() {
                 member.entry = member.find_entry(&self.run).await?;
             }
-            member.prepared = None;
+            (member.prepared, member.entry_at_point) = (None, None);
         }
         if copies.iter().all(Option::is_none) {
             recover::settle_own(self.run.means.ledger, self.run.connection()).await?;
@@ -89,7 +88,8 @@ impl<'a> Walk<'a> {
                 reasons.extend(member.unaccepted_loss(run).await?.map(|loss| member.says(loss)));
             }
             reasons.extend(member.say_all(changed));
-            if member.entry.is_none() || run.means.opener.is_none() {
+            let is_there = member.entry.is_some() || run.facts.origin == Origin::RestorePoint;
+            if !is_there || run.means.opener.is_none() {
                 reasons.push(member.says("there is no snapshot, or no identity to open it"));
             }
         }
@@ -98,6 +98,7 @@ impl<'a> Walk<'a> {
 
     /// Loads the snapshots of the failed databases beside them, but for what the server has copied.
     async fn load_all(&mut self) -> Result<(), JobError> {
+        self.recover_point().await?;
         let (run, failed) = self.run_and_failed();
         for member in failed {
             member.prepared = match member.local_copy.take() {
@@ -129,19 +130,19 @@ impl<'a> Walk<'a> {
     /// Gives the restored databases the names, all at once.
     pub(super) async fn swap(&mut self) -> Result<Outcome, JobError> {
         let is_ready = self.failed().all(|member| member.prepared.is_some());
-        let Some(opener) = self.run.means.opener.filter(|_| is_ready) else {
+        if !is_ready {
             // Another process had prepared them, or this one lost the server in the act.
             return self.has_swapped().await;
-        };
+        }
         let prepared: Vec<_> = self.members.iter_mut().map(|member| member.prepared.take()).collect();
         let (mut requests, mut ready) = (Vec::new(), Vec::new());
         for (member, prepared) in self.members.iter().zip(prepared) {
-            if let (Some(entry), Some(prepared)) = (&member.entry, prepared) {
+            if let (Some(entry), Some(prepared)) = (member.put_back_from(), prepared) {
                 requests.push(member.restore_request(&self.run, entry));
                 ready.push(prepared);
             }
         }
-        let means = self.run.restore_means(opener);
+        let means = self.run.restore_means()?;
         let all = requests.iter().zip(ready).collect();
         let restored = restore::finish_together(&means, all, self.run.clock).await?;
         for restored in restored {
@@ -150,6 +151,7 @@ impl<'a> Walk<'a> {
                 self.run.facts.notes.extend(member.say_all(restored.notes.clone()));
             }
         }
+        self.run.moment = None;
         self.reopen_if_closed().await?;
         Ok(Outcome::Passed)
     }
@@ -229,16 +231,22 @@ impl<'a> Walk<'a> {
 }
 
 impl Run<'_> {
-    fn restore_means<'s>(&'s self, opener: &'s Opener) -> restore::Means<'s> {
-        restore::Means {
-            catalog: self.means.catalog,
+    /// With the snapshots of the restore point where that is put back, else with those of the run.
+    fn restore_means(&self) -> Result<restore::Means<'_>, JobError> {
+        let no_identity = || JobError::NoIdentity { action: "open the snapshot" };
+        let (catalog, opener) = match &self.moment {
+            Some(moment) => (&moment.catalog, &moment.opener),
+            None => (self.means.catalog, self.means.opener.ok_or_else(no_identity)?),
+        };
+        Ok(restore::Means {
+            catalog,
             opener,
             ledger: self.means.ledger,
             bin_directory: self.means.bin_directory,
             path: self.means.path,
             scratch_directory: self.means.scratch_directory,
             progress: self.means.progress,
-        }
+        })
     }
 
     pub(super) async fn undo(&mut self, undo: &GateUndo) -> Result<(), JobError> {
@@ -259,10 +267,10 @@ impl Run<'_> {
 impl Member<'_> {
     /// Loads its snapshot beside it.
     async fn load(&self, run: &Run<'_>) -> Result<Prepared, JobError> {
-        let (Some(entry), Some(opener)) = (&self.entry, run.means.opener) else {
+        let Some(entry) = self.put_back_from() else {
             return Err(JobError::NoIdentity { action: "open the snapshot" });
         };
-        let (means, request) = (run.restore_means(opener), self.restore_request(run, entry));
+        let (means, request) = (run.restore_means()?, self.restore_request(run, entry));
         restore::prepare(&means, &request, run.clock).await.map_err(|error| match error {
             JobError::Refused { action, reasons } => {
                 JobError::Refused { action, reasons: self.say_all(reasons) }
@@ -278,18 +286,16 @@ impl Member<'_> {
         }
         let earlier = self.local_copy.take();
         self.abandon(run, earlier).await?;
-        let (Some(entry), Some(opener)) = (&self.entry, run.means.opener) else { return Ok(()) };
-        let (means, request) = (run.restore_means(opener), self.restore_request(run, entry));
+        let (Some(entry), Some(_)) = (&self.entry, run.means.opener) else { return Ok(()) };
+        let (means, request) = (run.restore_means()?, self.restore_request(run, entry));
         self.local_copy = Some(restore::copy_beside(&means, &request, run.clock).await?);
         Ok(())
     }
 
     /// Drops what was prepared and is not wanted any more.
     async fn abandon(&self, run: &Run<'_>, prepared: Option<Prepared>) -> Result<(), JobError> {
-        let (Some(prepared), Some(entry), Some(opener)) = (prepared, &self.entry, run.means.opener) else {
-            return Ok(());
-        };
-        restore::abandon(&run.restore_means(opener), &self.restore_request(run, entry), prepared).await
+        let (Some(prepared), Some(entry)) = (prepared, self.put_back_from()) else { return Ok(()) };
+        restore::abandon(&run.restore_means()?, &self.restore_request(run, entry), prepared).await
     }
 
     fn restore_request<'s>(&'s self, run: &'s Run<'_>, entry: &'s Entry) -> Request<'s> {

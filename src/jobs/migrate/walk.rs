@@ -56,6 +56,7 @@ impl<'a> Walk<'a> {
             hold: LogHold::default(),
             server: None,
             snapshots_taken: 0,
+            moment: None,
         };
         Self { run, members }
     }

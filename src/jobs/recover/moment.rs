@@ -1,8 +1,8 @@
-//! One database as it was at a moment, as a snapshot: recovered with its cluster in a scratch directory,
+//! Databases as they were at a moment, as snapshots: recovered with their cluster in a scratch directory,
 //! and taken from there.
 //!
-//! The snapshot lies in a repository of its own, beside the recovered cluster and sealed to a key that is
-//! gone with it, and is restored from there as any other.
+//! The snapshots lie in a repository of its own, beside the recovered cluster and sealed to a key that is
+//! gone with it, and are restored from there as any other.
 
 use std::io;
 use std::sync::Arc;
@@ -22,30 +22,39 @@ use crate::settings::DatabaseSettings;
 use crate::store::Store;
 use crate::store::local::LocalStore;
 
-/// A database as it was; everything of it is gone when this is dropped.
+/// Databases as they were; everything of it is gone when this is dropped.
 pub struct Moment {
     /// How its cluster was recovered.
     pub recovered: Recovered,
-    /// The repository that it lies in.
+    /// The repository that they lie in.
     pub catalog: Catalog,
-    /// What opens it.
+    /// What opens them.
     pub opener: Opener,
-    /// The snapshot.
-    pub entry: Entry,
     _work: WorkDirectory,
 }
 
-/// Recovers the cluster by `plan`, and takes a snapshot of `database` in it.
+impl Moment {
+    /// The snapshot of `database`.
+    ///
+    /// # Errors
+    /// [`CatalogError::NotFound`](crate::catalog::CatalogError::NotFound) when it is not one of those that
+    /// were wanted.
+    pub async fn entry(&self, database: &str) -> Result<Entry, JobError> {
+        Ok(self.catalog.list().await?.select(Some(database), &Selector::Latest)?.clone())
+    }
+}
+
+/// Recovers the cluster by `plan`, and takes a snapshot of each of `databases` in it.
 ///
 /// # Errors
 /// As [`recover`] and [`snapshot::take`]; a database that was not there then is
 /// [`PostgresError::NoDatabase`](crate::postgres::PostgresError::NoDatabase).
-pub async fn database_at(
+pub async fn databases_at(
     means: &Means<'_>,
     stock: &Stock,
     plan: &Plan,
     base: &BaseManifest,
-    database: &DatabaseSettings,
+    databases: &[&DatabaseSettings],
     clock: fn() -> DateTime<Utc>,
 ) -> Result<Moment, JobError> {
     let work = WorkDirectory::create(means.scratch_directory)?;
@@ -83,15 +92,13 @@ pub async fn database_at(
         path: means.path,
         progress: means.progress,
     };
-    let there = DatabaseSettings {
-        connection: server.connection.with_database(&database.connection.database),
-        ..database.clone()
-    };
-    snapshot::take(&taking, &there, rand::random(), clock).await?;
+    for database in databases {
+        let connection = server.connection.with_database(&database.connection.database);
+        let there = DatabaseSettings { connection, ..(*database).clone() };
+        snapshot::take(&taking, &there, rand::random(), clock).await?;
+    }
     drop(server);
-    // The copy of the cluster needs much more room than the snapshot does.
+    // The copy of the cluster needs much more room than the snapshots do.
     std::fs::remove_dir_all(&data).map_err(|source| disk("remove", &data, source))?;
-    let listing = catalog.list().await?;
-    let entry = listing.select(None, &Selector::Latest)?.clone();
-    Ok(Moment { recovered, opener: Opener::new(keys.identities.clone()), catalog, entry, _work: work })
+    Ok(Moment { recovered, opener: Opener::new(keys.identities.clone()), catalog, _work: work })
 }

@@ -51,8 +51,21 @@ pub(super) fn make_empty(directory: &Path) -> Result<(), JobError> {
     std::fs::set_permissions(directory, private).map_err(|source| disk("make private", directory, source))
 }
 
+/// Removes what is in `directory`.
+pub(super) fn empty(directory: &Path) -> Result<(), JobError> {
+    let failed = |source| disk("empty", directory, source);
+    for entry in std::fs::read_dir(directory).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let is_directory = entry.file_type().map_err(failed)?.is_dir();
+        let path = entry.path();
+        let removed = if is_directory { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+        removed.map_err(|source| disk("remove", &path, source))?;
+    }
+    Ok(())
+}
+
 /// Refuses a file system that cannot hold the copy; what the log adds to it is not known.
-fn check_room(directory: &Path, needed_bytes: u64) -> Result<(), JobError> {
+pub(super) fn check_room(directory: &Path, needed_bytes: u64) -> Result<(), JobError> {
     let Ok(space) = nix::sys::statvfs::statvfs(directory) else { return Ok(()) };
     let free_bytes = space.fragment_size().saturating_mul(space.blocks_available());
     if free_bytes >= needed_bytes {

@@ -1,6 +1,6 @@
 //! Removes base backups and log that no moment of the window needs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 
@@ -57,6 +57,7 @@ impl Sweep<'_> {
             }
         }
         self.pieces(means, &plan.pieces, &objects, retained).await?;
+        retained.freed_bytes += self.points(means, &bases, now).await?;
         let litter: Vec<_> = found
             .unpublished
             .into_iter()
@@ -65,6 +66,20 @@ impl Sweep<'_> {
         retained.litter_removed += litter.len();
         retained.freed_bytes += self.remove(litter).await?;
         Ok(())
+    }
+
+    /// Restore points from before the window that lie before every base backup: nothing reaches them again.
+    async fn points(&self, means: &Means<'_>, bases: &[Base], now: DateTime<Utc>) -> Result<u64, JobError> {
+        let catalog = means.catalog;
+        let mut out_of_reach = BTreeSet::new();
+        for point in catalog.restore_points().await? {
+            let is_old = point.made_at < now - means.policy.keep;
+            if is_old && bases.iter().all(|base| base.stop > point.lsn) {
+                out_of_reach.insert(layout::point_key(catalog.cluster(), &point.run));
+            }
+        }
+        let objects = self.store.list(&layout::points_prefix(catalog.cluster())).await?;
+        self.remove(objects.into_iter().filter(|object| out_of_reach.contains(&object.key)).collect()).await
     }
 
     /// The oldest first, and each record before its piece: what is left has no hole.

@@ -11,7 +11,7 @@ use crate::death::programs::{POST_DATA, Programs};
 use crate::world::{Client, a_cluster};
 
 /// A migration that commits a half and fails, and that stops before, during and after it.
-fn failing(pauses: &Pauses) -> Vec<String> {
+pub fn failing(pauses: &Pauses) -> Vec<String> {
     let stops = ["before", "during", "after"].map(|place| pauses.shell(place));
     let half = psql("UPDATE users SET name = 'half' WHERE id <= 5");
     let rest = psql("CREATE TABLE half (id int)");
@@ -19,18 +19,18 @@ fn failing(pauses: &Pauses) -> Vec<String> {
 }
 
 /// Two rows in one transaction of somebody else.
-const TWO_USERS: &str =
+pub const TWO_USERS: &str =
     "INSERT INTO users (email, name) VALUES ('one@example.com', 'one'), ('two@example.com', 'two')";
 
 /// Asserts that what [`TWO_USERS`] committed is there.
 #[track_caller]
-fn assert_two_users(site: &Site) {
+pub fn assert_two_users(site: &Site) {
     let sql = "SELECT count(*) FROM users WHERE email LIKE '%@example.com'";
     assert_eq!(site.cluster.psql("app", sql), "2");
 }
 
 /// Runs the failing migration, and `act` while it stops at `place`.
-fn with_an_act_at(site: &Site, place: &str, act: impl FnOnce(&Site)) -> super::site::Ran {
+pub fn with_an_act_at(site: &Site, place: &str, act: impl FnOnce(&Site)) -> super::site::Ran {
     site.pauses.stop_at(place);
     let mut running = site.begin(&[], &failing(&site.pauses));
     running.wait_at(&site.pauses, place);

@@ -52,8 +52,7 @@ impl Site {
 
     /// Starts to receive the log.
     pub fn receive(&self) -> Receiver {
-        let mut command = self.belay.command(["wal", "receive"]);
-        Receiver(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+        Receiver::start(&self.belay)
     }
 
     /// Receives the log until what is there now is stored.
@@ -100,6 +99,12 @@ impl Site {
 pub struct Receiver(Child);
 
 impl Receiver {
+    /// Starts it.
+    pub fn start(belay: &Belay) -> Receiver {
+        let mut command = belay.command(["wal", "receive"]);
+        Receiver(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+    }
+
     /// Tells it to stop; it stores what it has.
     pub fn end(mut self) {
         let pid = nix::unistd::Pid::from_raw(i32::try_from(self.0.id()).unwrap());
