@@ -145,16 +145,7 @@ impl Host {
 
     /// One connection for each server that a database of the settings is on.
     pub fn clusters(&self) -> Vec<Connection> {
-        let mut clusters: Vec<Connection> = Vec::new();
-        let of_sections = self.settings.databases.values().map(|database| &database.connection);
-        let has_own =
-            self.settings.cluster.databases == DatabaseScope::All || self.settings.databases.is_empty();
-        for to in of_sections.chain(has_own.then_some(&self.settings.cluster.connection)) {
-            if clusters.iter().all(|known| (&known.host, known.port) != (&to.host, to.port)) {
-                clusters.push(to.clone());
-            }
-        }
-        clusters
+        clusters_of(&self.settings)
     }
 
     /// Opens the ledger, whose audit log hears of new settings.
@@ -166,6 +157,19 @@ impl Host {
         audit::note_settings(&ledger, &self.config).await?;
         Ok(ledger)
     }
+}
+
+/// How each cluster is reached that `settings` are about, by the first of its databases.
+pub fn clusters_of(settings: &Settings) -> Vec<Connection> {
+    let mut clusters: Vec<Connection> = Vec::new();
+    let of_sections = settings.databases.values().map(|database| &database.connection);
+    let has_own = settings.cluster.databases == DatabaseScope::All || settings.databases.is_empty();
+    for to in of_sections.chain(has_own.then_some(&settings.cluster.connection)) {
+        if clusters.iter().all(|known| (&known.host, known.port) != (&to.host, to.port)) {
+            clusters.push(to.clone());
+        }
+    }
+    clusters
 }
 
 /// As [`Host::database_name`], where only the settings are read.

@@ -90,6 +90,14 @@ pub fn receive_wal(tools: &Tools, to: &Connection, directory: &Path) -> Command 
     command
 }
 
+/// A command that connects for replication, and asks which cluster it is.
+pub fn identify(tools: &Tools, to: &Connection) -> Command {
+    let mut command = tools.command("psql", to);
+    command.args(["-XAt", "--no-password", "--dbname=replication=true", "--command=IDENTIFY_SYSTEM"]);
+    of_replication(&mut command);
+    command
+}
+
 /// A connection for replication has neither a database nor settings of a session.
 fn of_replication(command: &mut Command) {
     command.env_remove("PGDATABASE").env_remove("PGOPTIONS");

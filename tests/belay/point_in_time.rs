@@ -1,5 +1,6 @@
 //! Any moment of the log can be had again: as a database beside the live one, or as a whole cluster.
 
+mod check;
 mod daemon;
 mod deaths;
 mod moments;
