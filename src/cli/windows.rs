@@ -7,8 +7,8 @@ use super::report::{Failure, print_notice, time_text};
 use super::wal;
 use crate::jobs::recover::Stock;
 
-/// What each base backup reaches, on the newest timeline: as text and as JSON; nothing where there is
-/// no base backup.
+/// What each base backup reaches, on every timeline: as text, where several timelines are named, and as
+/// JSON, the oldest timeline first; nothing where there is no base backup.
 ///
 /// # Errors
 /// [`Failure`] when the repository cannot be read.
@@ -19,20 +19,21 @@ pub async fn windows(host: &Host) -> Result<(String, Vec<Value>), Failure> {
     for (id, reason) in &stock.rejected {
         print_notice(&format!("base backup {id} is not listed: {reason}"));
     }
-    let (timeline, windows) = stock.windows(None);
+    let windows = stock.windows_of_all();
+    let has_several = windows.iter().any(|window| Some(window.timeline) != windows.first().map(|w| w.timeline));
     let (mut text, mut told) = (String::new(), Vec::new());
     for window in &windows {
         let until = stock.complete_until(&host.catalog, window).await.map_err(failed())?;
-        let until = until.filter(|_| window.is_usable());
         let base = &window.base;
         let reach = match until {
             Some(until) => format!("any moment from {} to {}", time_text(base.ended_at), time_text(until)),
             None => "no moment: its log is not stored".into(),
         };
         let gap = window.resumes.map(|lsn| format!("; log is missing from {} to {lsn}", window.end));
-        text.push_str(&format!("base backup {}: {reach}{}\n", base.id, gap.unwrap_or_default()));
+        let on = if has_several { format!("timeline {}, ", window.timeline) } else { String::new() };
+        text.push_str(&format!("{on}base backup {}: {reach}{}\n", base.id, gap.unwrap_or_default()));
         told.push(json!({
-            "base": base.id, "timeline": timeline, "from": base.ended_at, "until": until,
+            "base": base.id, "timeline": window.timeline, "from": base.ended_at, "until": until,
             "from_lsn": base.stop, "until_lsn": window.end, "resumes_lsn": window.resumes,
         }));
     }

@@ -7,9 +7,10 @@
 
 mod feed;
 mod moment;
+pub mod segment;
 mod unpack;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -23,10 +24,9 @@ use crate::catalog::Catalog;
 use crate::postgres::recovering::{self, RecoveredServer, Replay};
 use crate::postgres::tools::{self, Tools};
 use crate::rules::layout::SnapshotId;
-use crate::rules::physical::{self, BaseManifest, PieceName, PieceRecord, Switch};
-use crate::rules::recovery::{self, Base, Log, Plan, Target, Window};
+use crate::rules::physical::BaseManifest;
+use crate::rules::recovery::{self, Base, Log, Plan, Target, Unreachable, Window};
 use crate::seal::Opener;
-use crate::store::StoreError;
 
 /// What a recovery is made with.
 pub struct Means<'a> {
@@ -50,7 +50,6 @@ pub struct Stock {
     pub bases: Vec<BaseManifest>,
     /// Those that are not, and why.
     pub rejected: Vec<(SnapshotId, String)>,
-    pieces: BTreeSet<PieceName>,
     /// The log.
     pub log: Log,
     /// What whoever receives the log noted, if that was on this host.
@@ -64,31 +63,31 @@ impl Stock {
     /// What the store says; a history that cannot be opened.
     pub async fn read(catalog: &Catalog, opener: Option<&Opener>) -> Result<Self, JobError> {
         let found = catalog.bases().await?;
-        let pieces: BTreeSet<PieceName> = catalog.pieces().await?.into_iter().collect();
-        let mut histories: BTreeMap<u32, Vec<Switch>> = BTreeMap::new();
-        for piece in &pieces {
-            if let (PieceName::History(timeline), Some(opener)) = (piece, opener) {
-                let text = feed::open_piece(catalog, opener, piece).await?;
-                histories.insert(*timeline, physical::history(&String::from_utf8_lossy(&text)));
-            }
-        }
+        let pieces = catalog.pieces().await?;
         let segment_bytes = found.bases.last().map_or(16 << 20, |base| base.segment_bytes);
         let rejected =
             found.rejected.into_iter().map(|(id, error)| (id, crate::rules::causes::in_a_sentence(&error)));
         Ok(Self {
             rejected: rejected.collect(),
-            log: Log::new(segment_bytes, &pieces, histories),
+            log: Log::new(segment_bytes, &pieces, segment::histories(catalog, opener, &pieces).await?),
             bases: found.bases,
-            pieces,
             shipped: None,
         })
+    }
+
+    fn bases(&self) -> Vec<Base> {
+        self.bases.iter().map(base_of).collect()
     }
 
     /// What can be reached on `timeline`, the newest unless one is named.
     pub fn windows(&self, timeline: Option<u32>) -> (u32, Vec<Window>) {
         let timeline = timeline.or_else(|| self.log.newest_timeline()).unwrap_or(1);
-        let bases: Vec<Base> = self.bases.iter().map(base_of).collect();
-        (timeline, recovery::windows(&bases, &self.log, timeline))
+        (timeline, recovery::windows(&self.bases(), &self.log, timeline))
+    }
+
+    /// What can be reached on any timeline.
+    pub fn windows_of_all(&self) -> Vec<Window> {
+        recovery::windows_of_all(&self.bases(), &self.log)
     }
 
     /// Until when everything that was committed is stored in a window.
@@ -100,21 +99,19 @@ impl Stock {
         catalog: &Catalog,
         window: &Window,
     ) -> Result<Option<DateTime<Utc>>, JobError> {
-        let Some(last) = self.log.last_piece(window.timeline, window.end) else { return Ok(None) };
-        let mut names: Vec<&PieceName> =
-            self.pieces.iter().filter(|piece| is_of(piece, &last.to_string())).collect();
-        // The parts of a segment are in the order of their ends where they begin alike.
-        names.sort();
+        if !window.is_usable() {
+            return Ok(None);
+        }
         // On a server where nothing is written no piece is newer, though time goes on.
         let is_of_window =
             |shipped: &&Shipped| shipped.timeline == window.timeline && shipped.until <= window.end;
-        let mut latest = self.shipped.as_ref().filter(is_of_window).map(|shipped| shipped.complete_until);
-        for name in names {
-            if let Some(record) = catalog.piece(name).await? {
-                latest = latest.max(record.complete_until);
+        let noted = self.shipped.as_ref().filter(is_of_window).map(|shipped| shipped.complete_until);
+        for name in self.log.before(window.timeline, &window.base, window.end) {
+            if let Some(recorded) = catalog.piece(&name).await?.and_then(|record| record.complete_until) {
+                return Ok(noted.max(Some(recorded)));
             }
         }
-        Ok(latest)
+        Ok(noted)
     }
 
     /// Decides how `target` is recovered.
@@ -127,28 +124,54 @@ impl Stock {
         target: &Target,
         timeline: Option<u32>,
     ) -> Result<(Plan, BaseManifest), JobError> {
-        let (timeline, windows) = self.windows(timeline);
-        let mut complete: Vec<(SnapshotId, Option<DateTime<Utc>>)> = Vec::new();
-        for window in &windows {
-            complete.push((window.base.id.clone(), self.complete_until(catalog, window).await?));
-        }
-        let complete_until = |window: &Window| {
-            complete.iter().find(|(id, _)| *id == window.base.id).and_then(|(_, until)| *until)
-        };
         let refused =
             |reason: String| JobError::Refused { action: format!("recover {target}"), reasons: vec![reason] };
-        let plan = recovery::plan(target, timeline, &windows, complete_until, None)
-            .map_err(|unreachable| refused(unreachable.to_string()))?;
+        let (on, windows) = self.windows(timeline);
+        let plan = match self.plan_in(catalog, target, on, &windows).await? {
+            Ok(plan) => plan,
+            Err(unreachable) => {
+                let elsewhere = match timeline {
+                    None => self.elsewhere(catalog, target, on).await?,
+                    Some(_) => String::new(),
+                };
+                return Err(refused(format!("{unreachable}{elsewhere}")));
+            }
+        };
         let base = self.bases.iter().find(|base| base.id == plan.window.base.id).cloned();
         let base = base.ok_or_else(|| refused("its base backup is gone".into()))?;
         Ok((plan, base))
     }
-}
 
-fn is_of(piece: &PieceName, segment: &str) -> bool {
-    match piece {
-        PieceName::Segment(name) | PieceName::Part { segment: name, .. } => name == segment,
-        PieceName::History(_) => false,
+    async fn plan_in(
+        &self,
+        catalog: &Catalog,
+        target: &Target,
+        timeline: u32,
+        windows: &[Window],
+    ) -> Result<Result<Plan, Unreachable>, JobError> {
+        let mut complete: BTreeMap<SnapshotId, DateTime<Utc>> = BTreeMap::new();
+        for window in windows {
+            if let Some(until) = self.complete_until(catalog, window).await? {
+                complete.insert(window.base.id.clone(), until);
+            }
+        }
+        let complete_until = |window: &Window| complete.get(&window.base.id).copied();
+        Ok(recovery::plan(target, timeline, windows, complete_until, None))
+    }
+
+    /// Which other timelines have the moment, in words.
+    async fn elsewhere(&self, catalog: &Catalog, target: &Target, but: u32) -> Result<String, JobError> {
+        let mut having = Vec::new();
+        for timeline in self.log.timelines().into_iter().filter(|timeline| *timeline != but) {
+            let (_, windows) = self.windows(Some(timeline));
+            // Whether a restore point is on a timeline is known to the server alone.
+            if !matches!(target, Target::Name(_))
+                && self.plan_in(catalog, target, timeline, &windows).await?.is_ok()
+            {
+                having.push(format!("--timeline {timeline}"));
+            }
+        }
+        Ok(if having.is_empty() { String::new() } else { format!("; it is there with {}", having.join(" or ")) })
     }
 }
 
@@ -218,7 +241,7 @@ pub async fn recover(
     means.progress.enter("replaying the write-ahead log");
     means.progress.expect(plan.window.end.0.saturating_sub(base.start_lsn.0));
     let room = WorkDirectory::create(means.scratch_directory)?;
-    let feed = Feed::open(means, stock, base, room.path())?;
+    let feed = Feed::open(means, stock, base, plan.window.timeline, room.path())?;
     let command = feed.restore_command();
     let mut replay = Replay {
         data: directory,
@@ -311,20 +334,4 @@ async fn verify_files(programs: &Path, directory: &Path) -> Result<Option<String
 
 fn disk(action: &'static str, path: &Path, source: std::io::Error) -> JobError {
     JobError::Disk { action, path: path.to_owned(), source }
-}
-
-/// A piece whose record was listed and is gone: a whole segment took the place of its parts.
-fn is_gone(error: &JobError) -> bool {
-    matches!(error, JobError::Store(StoreError::Missing { .. }))
-}
-
-/// Whether a piece belongs to the cluster of the base backup.
-fn check_cluster(record: &PieceRecord, base: &BaseManifest) -> Result<(), JobError> {
-    if record.system_identifier == base.system_identifier {
-        return Ok(());
-    }
-    Err(JobError::Refused {
-        action: format!("replay {}", record.name),
-        reasons: vec![format!("it is of cluster {}, the base backup of another", record.system_identifier)],
-    })
 }
