@@ -114,7 +114,11 @@ impl Keeper<'_> {
         Ok(self.catalog.record_piece(&record, self.signing).await?)
     }
 
-    async fn seal(&self, name: &PieceName, plain: &Plain) -> Result<(manifest::ObjectRecord, Ends), JobError> {
+    async fn seal(
+        &self,
+        name: &PieceName,
+        plain: &Plain,
+    ) -> Result<(manifest::ObjectRecord, Ends), JobError> {
         let key = name.sealed_key(self.catalog.cluster());
         let from = plain.open().map_err(plain.unreadable())?;
         let also = Noted(Ends::default());

@@ -171,7 +171,11 @@ impl Stock {
                 having.push(format!("--timeline {timeline}"));
             }
         }
-        Ok(if having.is_empty() { String::new() } else { format!("; it is there with {}", having.join(" or ")) })
+        Ok(if having.is_empty() {
+            String::new()
+        } else {
+            format!("; it is there with {}", having.join(" or "))
+        })
     }
 }
 
@@ -261,8 +265,8 @@ pub async fn recover(
         };
         match replayed {
             Some(server) => break server,
-            // Everything that was committed until then is in what is stored: the end is the moment.
-            None if matches!(replay.stop_at, Some(Target::Time(_))) => {
+            // Everything that was committed, or written, until then is in what is stored: the end is the moment.
+            None if matches!(replay.stop_at, Some(Target::Time(_) | Target::Lsn(_))) => {
                 reached_end = true;
                 replay.stop_at = None;
             }

@@ -79,8 +79,7 @@ pub fn windows_of_all(bases: &[Base], log: &Log) -> Vec<Window> {
     let mut timelines = log.timelines();
     timelines.extend(bases.iter().map(|base| base.timeline));
     let newest = log.newest_timeline();
-    let all: Vec<Window> =
-        timelines.iter().flat_map(|timeline| windows(bases, log, *timeline)).collect();
+    let all: Vec<Window> = timelines.iter().flat_map(|timeline| windows(bases, log, *timeline)).collect();
     let is_told = |window: &&Window| {
         let goes_on = |later: &Window| {
             later.base.id == window.base.id

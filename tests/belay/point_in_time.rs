@@ -5,3 +5,4 @@ mod deaths;
 mod moments;
 mod refusals;
 mod site;
+mod timelines;

@@ -40,7 +40,9 @@ impl Source<'_> {
     ) -> Result<(), JobError> {
         match self.put_pieces(&assembly.pieces, assembly.until, segment_bytes, path).await {
             Err(error) if is_gone(&error) => {
-                let Some(PieceName::Part { segment, .. }) = assembly.pieces.first() else { return Err(error) };
+                let Some(PieceName::Part { segment, .. }) = assembly.pieces.first() else {
+                    return Err(error);
+                };
                 // The segment was completed since it was listed.
                 let whole = [PieceName::Segment(segment.clone())];
                 self.put_pieces(&whole, assembly.counts, segment_bytes, path).await

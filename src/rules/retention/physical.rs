@@ -39,9 +39,8 @@ pub fn physical<'a>(
 ) -> PhysicalPlan {
     let begins = now - keep;
     let newest = log.newest_timeline().into_iter().chain(bases.iter().map(|base| base.timeline)).max();
-    let is_lived_on = |timeline: &u32| {
-        Some(*timeline) == newest || stored_at.get(timeline).is_some_and(|at| *at > begins)
-    };
+    let is_lived_on =
+        |timeline: &u32| Some(*timeline) == newest || stored_at.get(timeline).is_some_and(|at| *at > begins);
     let mut timelines = log.timelines();
     timelines.extend(newest);
     let needs: Vec<Need> = timelines

@@ -58,7 +58,8 @@ impl Header {
         let is_segment = (1 << 20..=1 << 30).contains(&header.segment_bytes)
             && header.segment_bytes.is_power_of_two()
             && header.start.0 % u64::from(header.segment_bytes) == 0;
-        let has_pages = header.page_bytes.is_power_of_two() && (1 << 10..=1 << 16).contains(&header.page_bytes);
+        let has_pages =
+            header.page_bytes.is_power_of_two() && (1 << 10..=1 << 16).contains(&header.page_bytes);
         (is_page && is_segment && has_pages).then_some(header)
     }
 }
