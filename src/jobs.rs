@@ -2,8 +2,10 @@
 
 pub mod base_backup;
 pub mod due;
+pub mod keep_wal;
 pub mod load;
 pub mod migrate;
+mod opening;
 pub mod prove;
 pub mod receive_wal;
 pub mod recover;
@@ -23,6 +25,7 @@ use crate::catalog::CatalogError;
 use crate::command::CommandError;
 use crate::fence::FenceError;
 use crate::ledger::LedgerError;
+use crate::ledger::lock::LockError;
 use crate::postgres::PostgresError;
 use crate::rules::table_name::TableNotFound;
 use crate::seal::SealError;
@@ -80,6 +83,22 @@ pub enum JobError {
     /// The ledger.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    /// A lock of this host.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// What is stored under a cluster's name is of another cluster than the server.
+    #[error(
+        "keep cluster {cluster}: the server is cluster {found} by PostgreSQL's own number, and what is stored as \
+        {cluster} is of cluster {stored}: their base backups and logs must not be mixed"
+    )]
+    OtherCluster {
+        /// Name of the cluster in the settings.
+        cluster: String,
+        /// The number of the cluster in the repository.
+        stored: String,
+        /// The number of the server's.
+        found: String,
+    },
     /// A fence.
     #[error(transparent)]
     Fence(#[from] FenceError),

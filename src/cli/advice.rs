@@ -43,6 +43,7 @@ fn inner<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e (dyn Error + 'stati
             JobError::Catalog(inner) => Some(inner),
             JobError::Seal(inner) => Some(inner),
             JobError::Ledger(inner) => Some(inner),
+            JobError::Lock(inner) => Some(inner),
             JobError::Fence(inner) => Some(inner),
             JobError::Command(inner) => Some(inner),
             _ => None,
@@ -197,6 +198,10 @@ fn on_job(error: &JobError) -> Advice {
         JobError::NotProven { .. } => {
             said(ExitCode::Problem, "nothing was replaced; verify the snapshot, or choose another")
         }
+        JobError::OtherCluster { .. } => said(
+            ExitCode::Refused,
+            "give this cluster a name of its own in [cluster]; is host and port in the settings the right server?",
+        ),
         JobError::NoIdentity { .. } => said(
             ExitCode::Failed,
             "set identity_file in [keys], or give --identity with the offline identity",

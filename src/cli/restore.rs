@@ -44,6 +44,9 @@ pub struct RestoreArgs {
     /// (16/B374D848), name:RESTORE_POINT, before-migration:REVISION, or latest; from a base backup and the write-ahead log
     #[arg(long, value_name = "MOMENT", conflicts_with_all = ["from", "plan", "standalone"])]
     pub at: Option<Wanted>,
+    /// With --at: the timeline to follow; the newest unless told otherwise
+    #[arg(long, value_name = "N", requires = "at")]
+    pub timeline: Option<u32>,
     /// Restore into a new database of this name; with --table, into this existing one
     #[arg(long, value_name = "NAME", required_unless_present_any = ["swap", "tables"], conflicts_with = "swap", value_parser = database_name)]
     pub into: Option<String>,
@@ -104,7 +107,7 @@ pub async fn run(global: &Global, args: RestoreArgs, inputs: Inputs) -> Result<R
     let title = format!("restore {}", args.database);
     let mut ground = Ground::open(global, &args, &inputs).await?;
     let moment = match &args.at {
-        Some(target) => Some(ground.at(global, &title, target).await?),
+        Some(target) => Some(ground.at(global, &title, target, args.timeline).await?),
         None => None,
     };
     let listing = ground.catalog.list().await.map_err(Failure::of(&title))?;
@@ -208,8 +211,14 @@ impl Ground {
         Ok(ground)
     }
 
-    /// Puts the database as it was at `wanted` in place of the repository's snapshots.
-    async fn at(&mut self, global: &Global, title: &str, wanted: &Wanted) -> Result<Recovered, Failure> {
+    /// Puts the database as it was at `wanted`, on the newest timeline unless one is named, in place of the repository's snapshots.
+    async fn at(
+        &mut self,
+        global: &Global,
+        title: &str,
+        wanted: &Wanted,
+        timeline: Option<u32>,
+    ) -> Result<Recovered, Failure> {
         let state = &self.state_directory;
         let ledger =
             Ledger::open(&state.join("ledger.sqlite")).await.map_err(Failure::of("open the ledger"))?;
@@ -227,7 +236,7 @@ impl Ground {
         let mut stock = Stock::read(&self.catalog, Some(&self.opener)).await.map_err(Failure::of(title))?;
         stock.shipped = wal::shipped(state);
         let name = self.database.connection.database.clone();
-        let planned = stock.plan(&self.catalog, wanted, Some(&name), None).await;
+        let planned = stock.plan(&self.catalog, wanted, Some(&name), timeline).await;
         let (plan, base) = planned.map_err(Failure::of(title))?;
         audit::note(&ledger, audit::KEY_USE, (Some(&name), Some(base.id.as_str())), "to recover").await?;
         let subject = |moment: &Moment| moment.recovered.base.to_string();

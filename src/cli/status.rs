@@ -20,6 +20,7 @@ use super::list::notice_rejected;
 use super::report::{Failure, Report, age_text, bytes_text, duration_text, print_notice};
 use super::retain::policy;
 use super::table::{Align, table};
+use super::windows::{Moments, moments};
 use super::{Global, clock, wal};
 use crate::catalog::{Entry, Listing};
 use crate::jobs::receive_wal::Shipped;
@@ -65,6 +66,7 @@ struct Status {
     identity_on_host: bool,
     not_believed: usize,
     wal: Option<WalStatus>,
+    moments: Vec<Moments>,
     databases_kept: Vec<Kept>,
     running: Vec<Running>,
     unfinished_runs: Vec<UnfinishedRun>,
@@ -176,6 +178,7 @@ pub async fn report(host: &Host, ledger: &Ledger, scope: Scope<'_>) -> Result<Re
         wal: wal::shipped(&host.settings.state.directory)
             .filter(|_| is_of_host && host.settings.cluster.point_in_time)
             .map(|shipped| WalStatus::of(shipped, now)),
+        moments: if is_of_host { moments(host).await? } else { Vec::new() },
         databases_kept: kept,
         running,
         unfinished_runs: runs
@@ -277,6 +280,7 @@ fn text(status: &Status, now: DateTime<Utc>) -> String {
         if status.identity_on_host { "on this host" } else { "not on this host: nothing can be opened here" };
     text.push_str(&format!("identity      {identity}\n"));
     text.extend(status.wal.iter().map(|wal| wal.line(now)));
+    text.push_str(&Moments::lines(&status.moments));
     text.extend(status.running.iter().map(|job| job.line(now)));
     for run in &status.unfinished_runs {
         let what = match (run.phase, run.process_alive) {

@@ -80,6 +80,7 @@ pub async fn receive(
         signing: host.signing(TITLE)?,
         bin_directory: settings.cluster.bin_directory.as_deref(),
         path: &host.path,
+        state,
         spool: &spool,
         slot: &slot,
         ship_every: settings.wal.ship_every,

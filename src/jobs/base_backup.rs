@@ -13,6 +13,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use ed25519_dalek::SigningKey;
 
+use super::keep_wal::check_cluster;
 use super::sealing::Sealing;
 use super::{JobError, Progress, Stopwatch, until_stalled};
 use crate::catalog::Catalog;
@@ -82,6 +83,7 @@ async fn make_steadily(
     means.progress.enter("waiting for a checkpoint");
     let maintenance = to.with_database(session::MAINTENANCE_DATABASE);
     let facts = facts(&maintenance).await?;
+    check_cluster(means.catalog, &facts.system_identifier, &means.catalog.pieces().await?).await?;
     let tools = Tools::find(means.bin_directory, means.path, facts.version_num / 10_000).await?;
     let began_at = clock();
     let id = SnapshotId::new(began_at, noise);

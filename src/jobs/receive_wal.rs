@@ -7,6 +7,9 @@
 //! The server keeps its log by a slot that nobody streams from. It is moved over what is *stored*, not
 //! over what was received: a host that is lost with its spool loses nothing that is not received again.
 //!
+//! A server that was recovered writes another timeline. Its slot is made anew, and what the spool has of
+//! the timeline before is stored first. A server of another cluster is refused before anything is stored.
+//!
 //! The server comes before its backup: when it has to keep too much, the slot goes ([`fuse`]). Then log is
 //! missing, which everybody can see from what is stored, and a new base backup is due.
 
@@ -50,6 +53,8 @@ pub struct Means<'a> {
     pub bin_directory: Option<&'a Path>,
     /// The search path for programs.
     pub path: &'a str,
+    /// Where the locks of this host lie.
+    pub state: &'a Path,
     /// Where it is received: a directory of this alone, made if it is missing.
     pub spool: &'a Path,
     /// Name of the slot.
@@ -98,12 +103,20 @@ pub async fn receive(
     means.catalog.check_writer(means.signing)?;
     let mut session = session::connect(&to.with_database(session::MAINTENANCE_DATABASE)).await?;
     let facts = replication::facts(&mut session).await?;
+    if facts.system_identifier.is_empty() {
+        return Err(JobError::Refused {
+            action: "receive the write-ahead log".into(),
+            reasons: vec!["the role may not execute pg_control_system()".into()],
+        });
+    }
     let tools = Tools::find(means.bin_directory, means.path, facts.version_num / 10_000).await?;
-    let (begin, is_broken) = begin(&mut session, means, &on_shipped).await?;
     // Before the store is asked for anything: it may be away, and the server full.
     let mark = replication::mark(&mut session, means.slot).await?;
     fuse::check(&mut session, means, &facts, &mark).await?;
     let mut shipping = Shipping::open(means, &facts, clock).await?;
+    let (begin, is_broken) = begin(&mut session, means, &on_shipped).await?;
+    let mark = replication::mark(&mut session, means.slot).await?;
+    shipping.settle_other_timelines().await?;
     shipping.begin_at(Segment::at(facts.timeline, begin, facts.segment_bytes))?;
     let unbroken_since = means.unbroken_since.filter(|_| !is_broken).unwrap_or(mark.at);
     let mut receiver = None;

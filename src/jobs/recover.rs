@@ -7,9 +7,10 @@
 
 mod feed;
 mod moment;
+pub mod segment;
 mod unpack;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -23,12 +24,11 @@ use crate::catalog::Catalog;
 use crate::postgres::recovering::{self, RecoveredServer, Replay};
 use crate::postgres::tools::{self, Tools};
 use crate::rules::layout::SnapshotId;
-use crate::rules::physical::{self, BaseManifest, PieceName, PieceRecord, Switch};
-use crate::rules::recovery::{self, Base, Log, Plan, Target, Wanted, Window};
+use crate::rules::physical::BaseManifest;
+use crate::rules::recovery::{self, Base, Log, Plan, Target, Unreachable, Wanted, Window};
 use crate::rules::restore_point::{self, RestorePoint};
 use crate::rules::wal::Lsn;
 use crate::seal::Opener;
-use crate::store::StoreError;
 
 /// What a recovery is made with.
 pub struct Means<'a> {
@@ -54,7 +54,6 @@ pub struct Stock {
     pub rejected: Vec<(SnapshotId, String)>,
     /// Restore points of the gate.
     pub points: Vec<RestorePoint>,
-    pieces: BTreeSet<PieceName>,
     /// The log.
     pub log: Log,
     /// What whoever receives the log noted, if that was on this host.
@@ -68,32 +67,32 @@ impl Stock {
     /// What the store says; a history that cannot be opened.
     pub async fn read(catalog: &Catalog, opener: Option<&Opener>) -> Result<Self, JobError> {
         let found = catalog.bases().await?;
-        let pieces: BTreeSet<PieceName> = catalog.pieces().await?.into_iter().collect();
-        let mut histories: BTreeMap<u32, Vec<Switch>> = BTreeMap::new();
-        for piece in &pieces {
-            if let (PieceName::History(timeline), Some(opener)) = (piece, opener) {
-                let text = feed::open_piece(catalog, opener, piece).await?;
-                histories.insert(*timeline, physical::history(&String::from_utf8_lossy(&text)));
-            }
-        }
+        let pieces = catalog.pieces().await?;
         let segment_bytes = found.bases.last().map_or(16 << 20, |base| base.segment_bytes);
         let rejected =
             found.rejected.into_iter().map(|(id, error)| (id, crate::rules::causes::in_a_sentence(&error)));
         Ok(Self {
             rejected: rejected.collect(),
-            log: Log::new(segment_bytes, &pieces, histories),
+            log: Log::new(segment_bytes, &pieces, segment::histories(catalog, opener, &pieces).await?),
             bases: found.bases,
             points: catalog.restore_points().await?,
-            pieces,
             shipped: None,
         })
+    }
+
+    fn bases(&self) -> Vec<Base> {
+        self.bases.iter().map(base_of).collect()
     }
 
     /// What can be reached on `timeline`, the newest unless one is named.
     pub fn windows(&self, timeline: Option<u32>) -> (u32, Vec<Window>) {
         let timeline = timeline.or_else(|| self.log.newest_timeline()).unwrap_or(1);
-        let bases: Vec<Base> = self.bases.iter().map(base_of).collect();
-        (timeline, recovery::windows(&bases, &self.log, timeline))
+        (timeline, recovery::windows(&self.bases(), &self.log, timeline))
+    }
+
+    /// What can be reached on any timeline.
+    pub fn windows_of_all(&self) -> Vec<Window> {
+        recovery::windows_of_all(&self.bases(), &self.log)
     }
 
     /// Until when everything that was committed is stored in a window.
@@ -105,27 +104,30 @@ impl Stock {
         catalog: &Catalog,
         window: &Window,
     ) -> Result<Option<DateTime<Utc>>, JobError> {
-        let Some(last) = self.log.last_piece(window.timeline, window.end) else { return Ok(None) };
-        let mut names: Vec<&PieceName> =
-            self.pieces.iter().filter(|piece| is_of(piece, &last.to_string())).collect();
-        // The parts of a segment are in the order of their ends where they begin alike.
-        names.sort();
+        if !window.is_usable() {
+            return Ok(None);
+        }
         // On a server where nothing is written no piece is newer, though time goes on.
         let is_of_window =
             |shipped: &&Shipped| shipped.timeline == window.timeline && shipped.until <= window.end;
-        let mut latest = self.shipped.as_ref().filter(is_of_window).map(|shipped| shipped.complete_until);
-        for name in names {
-            if let Some(record) = catalog.piece(name).await? {
-                latest = latest.max(record.complete_until);
+        let noted = self.shipped.as_ref().filter(is_of_window).map(|shipped| shipped.complete_until);
+        for name in self.log.before(window.timeline, &window.base, window.end) {
+            if let Some(recorded) = catalog.piece(&name).await?.and_then(|record| record.complete_until) {
+                return Ok(noted.max(Some(recorded)));
             }
         }
-        Ok(latest)
+        Ok(noted)
     }
 
     /// What the log calls `wanted`, and where it has that, as far as is known; `database` is the one that
     /// was migrated, if one is meant.
-    fn named(&self, wanted: &Wanted, database: Option<&str>) -> Result<(Target, Option<Lsn>), JobError> {
-        let of_point = |point: &RestorePoint| (Target::Name(point.name.clone()), Some(point.lsn));
+    fn named(
+        &self,
+        wanted: &Wanted,
+        database: Option<&str>,
+    ) -> Result<(Target, Option<(u32, Lsn)>), JobError> {
+        let of_point =
+            |point: &RestorePoint| (Target::Name(point.name.clone()), Some((point.timeline, point.lsn)));
         match wanted {
             Wanted::Target(target @ Target::Name(name)) => {
                 let known = self.points.iter().find(|point| point.name == *name);
@@ -160,19 +162,23 @@ impl Stock {
         database: Option<&str>,
         timeline: Option<u32>,
     ) -> Result<(Plan, BaseManifest), JobError> {
-        let (target, named_at) = self.named(wanted, database)?;
-        let (timeline, windows) = self.windows(timeline);
-        let mut complete: Vec<(SnapshotId, Option<DateTime<Utc>>)> = Vec::new();
-        for window in &windows {
-            complete.push((window.base.id.clone(), self.complete_until(catalog, window).await?));
-        }
-        let complete_until = |window: &Window| {
-            complete.iter().find(|(id, _)| *id == window.base.id).and_then(|(_, until)| *until)
-        };
+        let (target, point) = self.named(wanted, database)?;
+        // Another timeline has something else at its place.
+        let timeline = timeline.or(point.map(|(timeline, _)| timeline));
         let refused =
             |reason: String| JobError::Refused { action: format!("recover {wanted}"), reasons: vec![reason] };
-        let plan = recovery::plan(&target, timeline, &windows, complete_until, named_at)
-            .map_err(|unreachable| refused(unreachable.to_string()))?;
+        let (on, windows) = self.windows(timeline);
+        let named_at = point.map(|(_, lsn)| lsn);
+        let plan = match self.plan_in(catalog, &target, on, &windows, named_at).await? {
+            Ok(plan) => plan,
+            Err(unreachable) => {
+                let elsewhere = match timeline {
+                    None => self.elsewhere(catalog, &target, on).await?,
+                    Some(_) => String::new(),
+                };
+                return Err(refused(format!("{unreachable}{elsewhere}")));
+            }
+        };
         let base = self.base(&plan.window).cloned();
         let base = base.ok_or_else(|| refused("its base backup is gone".into()))?;
         Ok((plan, base))
@@ -181,12 +187,42 @@ impl Stock {
     fn base(&self, window: &Window) -> Option<&BaseManifest> {
         self.bases.iter().find(|base| base.id == window.base.id)
     }
-}
 
-fn is_of(piece: &PieceName, segment: &str) -> bool {
-    match piece {
-        PieceName::Segment(name) | PieceName::Part { segment: name, .. } => name == segment,
-        PieceName::History(_) => false,
+    async fn plan_in(
+        &self,
+        catalog: &Catalog,
+        target: &Target,
+        timeline: u32,
+        windows: &[Window],
+        named_at: Option<Lsn>,
+    ) -> Result<Result<Plan, Unreachable>, JobError> {
+        let mut complete: BTreeMap<SnapshotId, DateTime<Utc>> = BTreeMap::new();
+        for window in windows {
+            if let Some(until) = self.complete_until(catalog, window).await? {
+                complete.insert(window.base.id.clone(), until);
+            }
+        }
+        let complete_until = |window: &Window| complete.get(&window.base.id).copied();
+        Ok(recovery::plan(target, timeline, windows, complete_until, named_at))
+    }
+
+    /// Which other timelines have the moment, in words.
+    async fn elsewhere(&self, catalog: &Catalog, target: &Target, but: u32) -> Result<String, JobError> {
+        let mut having = Vec::new();
+        for timeline in self.log.timelines().into_iter().filter(|timeline| *timeline != but) {
+            let (_, windows) = self.windows(Some(timeline));
+            // Whether a restore point is on a timeline is known to the server alone.
+            if !matches!(target, Target::Name(_))
+                && self.plan_in(catalog, target, timeline, &windows, None).await?.is_ok()
+            {
+                having.push(format!("--timeline {timeline}"));
+            }
+        }
+        Ok(if having.is_empty() {
+            String::new()
+        } else {
+            format!("; it is there with {}", having.join(" or "))
+        })
     }
 }
 
@@ -282,7 +318,7 @@ async fn recover_from(
     means.progress.enter("replaying the write-ahead log");
     means.progress.expect(plan.window.end.0.saturating_sub(base.start_lsn.0));
     let room = WorkDirectory::create(means.scratch_directory)?;
-    let feed = Feed::open(means, stock, base, room.path())?;
+    let feed = Feed::open(means, stock, base, plan.window.timeline, room.path())?;
     let command = feed.restore_command();
     let mut replay = Replay {
         data: directory,
@@ -302,8 +338,8 @@ async fn recover_from(
         };
         match replayed {
             Some(server) => break server,
-            // Everything that was committed until then is in what is stored: the end is the moment.
-            None if matches!(replay.stop_at, Some(Target::Time(_))) => {
+            // Everything that was committed, or written, until then is in what is stored: the end is the moment.
+            None if matches!(replay.stop_at, Some(Target::Time(_) | Target::Lsn(_))) => {
                 reached_end = true;
                 replay.stop_at = None;
             }
@@ -368,20 +404,4 @@ async fn verify_files(programs: &Path, directory: &Path) -> Result<Option<String
 
 fn disk(action: &'static str, path: &Path, source: std::io::Error) -> JobError {
     JobError::Disk { action, path: path.to_owned(), source }
-}
-
-/// A piece whose record was listed and is gone: a whole segment took the place of its parts.
-fn is_gone(error: &JobError) -> bool {
-    matches!(error, JobError::Store(StoreError::Missing { .. }))
-}
-
-/// Whether a piece belongs to the cluster of the base backup.
-fn check_cluster(record: &PieceRecord, base: &BaseManifest) -> Result<(), JobError> {
-    if record.system_identifier == base.system_identifier {
-        return Ok(());
-    }
-    Err(JobError::Refused {
-        action: format!("replay {}", record.name),
-        reasons: vec![format!("it is of cluster {}, the base backup of another", record.system_identifier)],
-    })
 }

@@ -2,8 +2,7 @@
 //!
 //! The object becomes visible only after the program has exited with status 0.
 
-use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -51,7 +50,8 @@ impl Sealing<'_> {
         let (sealer, progress, on_bytes) = (self.sealer.clone(), Arc::clone(self.progress), self.on_bytes);
         let heard = move |bytes| on_bytes(&progress, bytes);
         let sealing = async {
-            let pumped = blocking(move || seal_stream(stdout, &name, &sealer, sender, also, heard)).await;
+            let failed = move |source| PostgresError::Pump { tool: name.clone(), source }.into();
+            let pumped = blocking(move || seal_stream(stdout, &sealer, sender, also, heard, failed)).await;
             // A child that died explains more than the pipe that it left.
             let reaped = tool.reap().await;
             match (pumped, reaped) {
@@ -68,6 +68,32 @@ impl Sealing<'_> {
             (Err(StoreError::Abandoned { .. }), Err(error)) => Err(error),
             (Err(error), _) => Err(error.into()),
         }
+    }
+}
+
+/// Seals what `from` has into the object `key`, and copies it to `also`; `failed` is what an error of the
+/// reader becomes.
+pub(super) async fn seal_into_store<R: Read + Send + 'static, W: Write + Send + 'static>(
+    sealer: &Sealer,
+    store: &Arc<dyn Store>,
+    key: &ObjectKey,
+    from: R,
+    also: W,
+    failed: impl Fn(io::Error) -> JobError + Send + 'static,
+) -> Result<(ObjectRecord, W), JobError> {
+    let (sender, parts) = Parts::stream();
+    let sealer = sealer.clone();
+    let sealing = blocking(move || {
+        let Sealed { record, last, sender, also } = seal_stream(from, &sealer, sender, also, |_| {}, failed)?;
+        // The store's own error is in the result of its put.
+        let _ = sender.blocking_send(last).and_then(|()| sender.blocking_finish());
+        Ok::<_, JobError>((record, also))
+    });
+    let (stored, sealed) = tokio::join!(store.put(key, parts), sealing);
+    match (stored, sealed) {
+        (Ok(_), sealed) => sealed,
+        (Err(StoreError::Abandoned { .. }), Err(error)) => Err(error),
+        (Err(error), _) => Err(error.into()),
     }
 }
 
@@ -92,16 +118,15 @@ impl<W: Send + 'static> Sealed<W> {
 }
 
 fn seal_stream<W: Write>(
-    stdout: File,
-    name: &str,
+    from: impl Read,
     sealer: &Sealer,
     sender: PartSender,
     also: W,
     on_bytes: impl Fn(usize),
+    failed: impl Fn(io::Error) -> JobError,
 ) -> Result<Sealed<W>, JobError> {
-    let failed = |source| JobError::Postgres(PostgresError::Pump { tool: name.into(), source });
     let mut tee = Tee { seal: sealer.seal_into(PartWriter { sender, pending: Vec::new() })?, also };
-    pump(stdout, &mut tee, on_bytes).map_err(failed)?;
+    pump(from, &mut tee, on_bytes).map_err(failed)?;
     let (writer, record) = tee.seal.finish()?;
     Ok(Sealed { record, last: writer.pending.into(), sender: writer.sender, also: tee.also })
 }

@@ -70,6 +70,11 @@ impl LockName {
         Self("wal".into())
     }
 
+    /// Whoever puts a piece of the write-ahead log into the repository, for as long as that takes.
+    pub fn wal_piece() -> Self {
+        Self("wal piece".into())
+    }
+
     /// The daemon of a state directory.
     pub fn daemon() -> Self {
         Self("daemon".into())

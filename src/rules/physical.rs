@@ -98,8 +98,11 @@ pub struct PieceRecord {
     /// When it was stored, by the host's clock.
     pub stored_at: DateTime<Utc>,
     /// Everything that was committed until then, by the server's clock, is stored with it; `None` for
-    /// a history file.
+    /// a history file, and where nothing says it.
     pub complete_until: Option<DateTime<Utc>>,
+    /// What a history file says, so that windows can be told without an identity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub history: Option<Vec<Switch>>,
 }
 
 /// A segment of the log: 24 hexadecimal digits, as PostgreSQL names its file.
@@ -255,7 +258,7 @@ impl From<PieceName> for String {
 }
 
 /// Where a timeline left another: a line of its history file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Switch {
     /// The timeline that was left.
     pub parent: u32,

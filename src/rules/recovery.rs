@@ -8,17 +8,21 @@
 //!   stored. That may be later than the last commit: then the server comes to the end of the log before
 //!   it comes to a later commit, and that is the state of the time.
 //! - The newest timeline is meant unless another is named; a base backup of an ancestor does, if the
-//!   timeline left it after that backup's end.
+//!   timeline left it after that backup's end. What was written on an ancestor behind that place is
+//!   reached by naming the ancestor.
+//! - But for the first, a timeline can be followed only with its history file.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod log;
+
 use std::fmt;
 use std::str::FromStr;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 
 use super::layout::SnapshotId;
-use super::physical::{PieceName, Segment, Switch};
 use super::wal::Lsn;
+
+pub use self::log::{Assembly, Log};
 
 /// A base backup, as far as recovery looks at it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,116 +37,6 @@ pub struct Base {
     pub stop: Lsn,
     /// When it ended.
     pub ended_at: DateTime<Utc>,
-}
-
-/// What of the log is stored.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Log {
-    segment_bytes: u64,
-    /// Bytes of each segment that are stored from its beginning.
-    stored: BTreeMap<(u32, u64), u64>,
-    histories: BTreeMap<u32, Vec<Switch>>,
-}
-
-impl Log {
-    /// Sorts `pieces`; `histories` has what the history files say.
-    pub fn new<'a>(
-        segment_bytes: u64,
-        pieces: impl IntoIterator<Item = &'a PieceName>,
-        histories: BTreeMap<u32, Vec<Switch>>,
-    ) -> Self {
-        let mut stored = BTreeMap::new();
-        let mut parts: BTreeSet<(u32, u64, u32, u32)> = BTreeSet::new();
-        for piece in pieces {
-            match piece {
-                PieceName::Segment(name) => {
-                    if let Some(segment) = Segment::of_name(name, segment_bytes) {
-                        stored.insert((segment.timeline, segment.number), segment_bytes);
-                    }
-                }
-                PieceName::Part { segment, from, to } => {
-                    if let Some(segment) = Segment::of_name(segment, segment_bytes) {
-                        parts.insert((segment.timeline, segment.number, *from, *to));
-                    }
-                }
-                PieceName::History(_) => {}
-            }
-        }
-        for (timeline, number, from, to) in parts {
-            let reached = stored.entry((timeline, number)).or_insert(0);
-            if u64::from(from) <= *reached {
-                *reached = (*reached).max(u64::from(to));
-            }
-        }
-        Self { segment_bytes, stored, histories }
-    }
-
-    /// Bytes of a segment.
-    pub fn segment_bytes(&self) -> u64 {
-        self.segment_bytes
-    }
-
-    /// The newest timeline that something is known of.
-    pub fn newest_timeline(&self) -> Option<u32> {
-        let of_log = self.stored.keys().map(|(timeline, _)| *timeline);
-        of_log.chain(self.histories.keys().copied()).max()
-    }
-
-    /// Where `timeline` left its ancestors, oldest first.
-    fn ancestors(&self, timeline: u32) -> &[Switch] {
-        self.histories.get(&timeline).map_or(&[], Vec::as_slice)
-    }
-
-    /// Where `timeline` ends its use of `of`; `None` when it never left it, or never was on it.
-    fn left(&self, timeline: u32, of: u32) -> Option<Lsn> {
-        self.ancestors(timeline).iter().find(|switch| switch.parent == of).map(|switch| switch.at)
-    }
-
-    /// Whether `timeline` goes on from what `base` holds.
-    fn descends(&self, timeline: u32, base: &Base) -> bool {
-        base.timeline == timeline || self.left(timeline, base.timeline).is_some_and(|at| at >= base.stop)
-    }
-
-    /// The segments from where `base` starts, along `timeline`, without end.
-    fn path(&self, timeline: u32, base: &Base) -> impl Iterator<Item = Segment> + '_ {
-        let first = base.start.0 / self.segment_bytes.max(1);
-        let mut steps: Vec<(u32, u64)> = self
-            .ancestors(timeline)
-            .iter()
-            .map(|switch| (switch.parent, switch.at.0 / self.segment_bytes.max(1)))
-            .collect();
-        steps.retain(|(_, until)| *until > first);
-        // A segment in which a timeline was left is, from then on, the new timeline's own.
-        (first..).map(move |number| Segment {
-            timeline: steps.iter().find(|(_, until)| number < *until).map_or(timeline, |(parent, _)| *parent),
-            number,
-            bytes: self.segment_bytes,
-        })
-    }
-
-    /// How far the log is whole from where `base` starts, along `timeline`.
-    pub fn reach(&self, timeline: u32, base: &Base) -> Lsn {
-        for segment in self.path(timeline, base) {
-            let stored = self.stored.get(&(segment.timeline, segment.number)).copied().unwrap_or(0);
-            if stored < self.segment_bytes {
-                return Lsn(segment.start().0 + stored);
-            }
-        }
-        Lsn(u64::MAX)
-    }
-
-    /// The first segment behind `end` of which something is stored: then something is missing between.
-    fn resumes_after(&self, timeline: u32, end: Lsn) -> Option<Segment> {
-        let number = end.0 / self.segment_bytes.max(1);
-        let found = self.stored.range((timeline, number + 1)..=(timeline, u64::MAX)).next()?;
-        Some(Segment { timeline, number: found.0.1, bytes: self.segment_bytes })
-    }
-
-    /// The piece that ends where the log of `timeline` does, if `end` is that.
-    pub fn last_piece(&self, timeline: u32, end: Lsn) -> Option<Segment> {
-        let last = Segment::at(timeline, Lsn(end.0.saturating_sub(1)), self.segment_bytes);
-        self.stored.contains_key(&(last.timeline, last.number)).then_some(last)
-    }
 }
 
 /// What one base backup and the log behind it reach.
@@ -169,15 +63,31 @@ impl Window {
 pub fn windows(bases: &[Base], log: &Log, timeline: u32) -> Vec<Window> {
     let mut windows: Vec<Window> = bases
         .iter()
-        .filter(|base| log.descends(timeline, base))
+        .filter(|base| log.is_known(timeline) && log.descends(timeline, base))
         .map(|base| {
             let end = log.reach(timeline, base);
-            let resumes = log.resumes_after(timeline, end).map(|segment| segment.start());
-            Window { base: base.clone(), timeline, end, resumes }
+            Window { base: base.clone(), timeline, end, resumes: log.resumes_after(timeline, end) }
         })
         .collect();
     windows.sort_by(|a, b| (a.base.stop, &a.base.id).cmp(&(b.base.stop, &b.base.id)));
     windows
+}
+
+/// What can be reached on any timeline, the oldest timeline first: of all but the newest without what
+/// is of no use, and without what a later timeline reaches too.
+pub fn windows_of_all(bases: &[Base], log: &Log) -> Vec<Window> {
+    let mut timelines = log.timelines();
+    timelines.extend(bases.iter().map(|base| base.timeline));
+    let newest = log.newest_timeline();
+    let all: Vec<Window> = timelines.iter().flat_map(|timeline| windows(bases, log, *timeline)).collect();
+    let is_told = |window: &&Window| {
+        let goes_on = |later: &Window| {
+            later.base.id == window.base.id
+                && log.left(later.timeline, window.timeline).is_some_and(|at| at >= window.end)
+        };
+        Some(window.timeline) == newest || (window.is_usable() && !all.iter().any(goes_on))
+    };
+    all.iter().filter(is_told).cloned().collect()
 }
 
 /// The moment that is wanted.

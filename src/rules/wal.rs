@@ -24,6 +24,7 @@
 
 pub mod attribution;
 pub mod scan;
+pub mod segment;
 pub mod summary;
 
 #[cfg(test)]

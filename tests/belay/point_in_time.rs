@@ -6,3 +6,4 @@ mod deaths;
 mod moments;
 mod refusals;
 pub mod site;
+mod timelines;

@@ -9,23 +9,24 @@ use std::path::{Path, PathBuf};
 use chrono::{DateTime, Utc};
 
 use super::{Means, Shipped};
+use crate::jobs::keep_wal::{Keeper, Plain, Until};
 use crate::jobs::{JobError, blocking};
 use crate::postgres::replication::{ClusterFacts, Mark};
-use crate::rules::digest::Digest256;
-use crate::rules::manifest;
-use crate::rules::physical::{PieceName, PieceRecord, Segment};
+use crate::rules::physical::{PieceName, Segment};
 use crate::rules::wal::Lsn;
-use crate::store::{Parts, StoreError};
+use crate::rules::wal::segment::{HEADER_BYTES, Header};
 
 const PARTIAL_SUFFIX: &str = ".partial";
 /// A page of the log; what is written of one may still be written over.
 const PAGE_BYTES: u64 = 8 << 10;
+/// So much of a file is read at a time to see where the log in it ends.
+const SLICE_BYTES: u64 = 1 << 20;
 
 /// The spool, and how far it is stored.
 pub(super) struct Shipping<'a> {
     means: &'a Means<'a>,
     facts: &'a ClusterFacts,
-    clock: fn() -> DateTime<Utc>,
+    keeper: Keeper<'a>,
     /// Parts of segments that are not stored whole yet.
     parts: BTreeSet<PieceName>,
     until: Option<(u32, Lsn)>,
@@ -51,16 +52,46 @@ impl Spooled {
 }
 
 impl<'a> Shipping<'a> {
+    /// Looks at what is stored.
+    ///
+    /// # Errors
+    /// [`JobError::OtherCluster`], before anything is changed; what store and disk say.
     pub(super) async fn open(
         means: &'a Means<'a>,
         facts: &'a ClusterFacts,
         clock: fn() -> DateTime<Utc>,
     ) -> Result<Self, JobError> {
+        let keeper = Keeper {
+            catalog: means.catalog,
+            sealer: means.sealer,
+            signing: means.signing,
+            state: means.state,
+            system_identifier: &facts.system_identifier,
+            clock,
+        };
+        let pieces = means.catalog.pieces().await?;
+        keeper.check_cluster(&pieces).await?;
         let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(means.spool);
         made.map_err(|source| disk("make", means.spool, source))?;
-        let pieces = means.catalog.pieces().await?;
         let parts = pieces.into_iter().filter(|piece| matches!(piece, PieceName::Part { .. })).collect();
-        Ok(Self { means, facts, clock, parts, until: None, complete_until: None, marks: VecDeque::new() })
+        Ok(Self { means, facts, keeper, parts, until: None, complete_until: None, marks: VecDeque::new() })
+    }
+
+    /// Stores what the spool has of other timelines than the server writes, and removes it: the receiver
+    /// would go on from there.
+    pub(super) async fn settle_other_timelines(&mut self) -> Result<(), JobError> {
+        let is_other = |spooled: &Spooled| {
+            spooled.segment().is_some_and(|segment| segment.timeline != self.facts.timeline)
+        };
+        let others: Vec<Spooled> = self.spooled()?.into_iter().filter(is_other).collect();
+        for spooled in others {
+            match &spooled {
+                Spooled::Open(segment) => self.ship_open(*segment).await?,
+                _ => self.ship_whole(&spooled).await?,
+            }
+            remove(&self.path_of(&spooled))?;
+        }
+        Ok(())
     }
 
     /// Has the receiver begin with `first`, unless the spool goes on from there.
@@ -97,39 +128,64 @@ impl<'a> Shipping<'a> {
     /// Stores every whole segment and history file, oldest first; each leaves the spool then.
     pub(super) async fn ship_segments(&mut self) -> Result<(), JobError> {
         for spooled in self.spooled()? {
-            let path = self.path_of(&spooled);
-            let (name, end) = match &spooled {
-                Spooled::Whole(segment) => {
-                    (PieceName::Segment(segment.to_string()), Some((segment.timeline, segment.end())))
-                }
-                Spooled::History(timeline) => (PieceName::History(*timeline), None),
-                Spooled::Open(_) => continue,
-            };
-            let read = path.clone();
-            let plain =
-                blocking(move || std::fs::read(&read).map_err(|source| disk("read", &read, source))).await?;
-            if let Spooled::Whole(segment) = &spooled
-                && plain.len() as u64 != segment.bytes
-            {
-                // It is received again, since the server has it still.
-                let aside = path.with_extension("damaged");
-                std::fs::rename(&path, &aside).map_err(|source| disk("set aside", &path, source))?;
-                let bytes = plain.len();
-                let source =
-                    io::Error::other(format!("it has {bytes} bytes, and a segment {}", segment.bytes));
-                return Err(disk("set aside a received segment", &aside, source));
-            }
-            let complete_until = end.and_then(|(_, end)| self.complete(end));
-            self.store(name, plain, complete_until).await?;
-            if let Some((timeline, end)) = end {
-                self.reached(timeline, end);
-            }
-            if let Spooled::Whole(segment) = &spooled {
-                self.remove_parts_of(*segment).await?;
-            }
-            remove(&path)?;
+            self.ship_whole(&spooled).await?;
         }
         Ok(())
+    }
+
+    async fn ship_whole(&mut self, spooled: &Spooled) -> Result<(), JobError> {
+        let path = self.path_of(spooled);
+        let name = match spooled {
+            Spooled::Whole(segment) => PieceName::Segment(segment.to_string()),
+            Spooled::History(timeline) => PieceName::History(*timeline),
+            Spooled::Open(_) => return Ok(()),
+        };
+        let bytes = std::fs::metadata(&path).map_err(|source| disk("read", &path, source))?.len();
+        if let Spooled::Whole(segment) = spooled {
+            self.check_whole(segment, &path, bytes)?;
+        }
+        let end = spooled.segment().map(|segment| (segment.timeline, segment.end()));
+        let until = Until::Told(end.and_then(|(timeline, end)| self.complete(timeline, end)));
+        self.keeper.store(name, Plain { path: path.clone(), from: 0, bytes }, until).await?;
+        if let Some((timeline, end)) = end {
+            self.reached(timeline, end);
+        }
+        if let Spooled::Whole(segment) = spooled {
+            self.remove_parts_of(*segment).await?;
+        }
+        remove(&path)
+    }
+
+    /// Refuses a file that is no segment of the cluster, and sets it aside: it is received again, since the
+    /// server has it still.
+    fn check_whole(&self, segment: &Segment, path: &Path, bytes: u64) -> Result<(), JobError> {
+        let reason = if bytes == segment.bytes {
+            let Some(reason) = self.foreign(segment, path)? else { return Ok(()) };
+            reason
+        } else {
+            format!("it has {bytes} bytes, and a segment {}", segment.bytes)
+        };
+        let aside = path.with_extension("damaged");
+        std::fs::rename(path, &aside).map_err(|source| disk("set aside", path, source))?;
+        Err(disk("set aside a received segment", &aside, io::Error::other(reason)))
+    }
+
+    /// Why a file of the spool is not of the cluster, if that is so.
+    fn foreign(&self, segment: &Segment, path: &Path) -> Result<Option<String>, JobError> {
+        let mut head = [0; HEADER_BYTES];
+        let read = File::open(path).and_then(|file| file.read_exact_at(&mut head, 0));
+        read.map_err(|source| disk("read", path, source))?;
+        let Some(header) = Header::of(&head) else {
+            return Ok(Some("it does not begin as a segment does".into()));
+        };
+        let found = header.system_identifier.to_string();
+        Ok(if found != self.facts.system_identifier {
+            Some(format!("it is of cluster {found}, the server is {}", self.facts.system_identifier))
+        } else if header.start != segment.start() {
+            Some(format!("it begins at {}, and the segment of its name at {}", header.start, segment.start()))
+        } else {
+            None
+        })
     }
 
     /// Stores what is new of the segment that is being written.
@@ -138,20 +194,30 @@ impl<'a> Shipping<'a> {
             Spooled::Open(segment) => Some(segment),
             _ => None,
         });
-        let Some(segment) = open else { return Ok(()) };
+        match open {
+            Some(segment) => self.ship_open(segment).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn ship_open(&mut self, segment: Segment) -> Result<(), JobError> {
         let path = self.path_of(&Spooled::Open(segment));
         let stored = self.stored_of(segment);
         // What was written of the last page may have been written over since.
         let from = stored - stored % PAGE_BYTES;
         let read = path.clone();
-        let new = blocking(move || written_since(&read, from).map_err(|source| disk("read", &read, source)))
+        let to = blocking(move || written_until(&read, from).map_err(|source| disk("read", &read, source)))
             .await?;
-        let to = from + new.len() as u64;
         if to > stored {
+            if let Some(reason) = self.foreign(&segment, &path)? {
+                remove(&path)?;
+                return Err(disk("removed a received segment", &path, io::Error::other(reason)));
+            }
             let offset = |at: u64| u32::try_from(at).unwrap_or(u32::MAX);
             let name = PieceName::Part { segment: segment.to_string(), from: offset(from), to: offset(to) };
             let end = Lsn(segment.start().0 + to);
-            self.store(name.clone(), new, self.complete(end)).await?;
+            let until = Until::Told(self.complete(segment.timeline, end));
+            self.keeper.store(name.clone(), Plain { path, from, bytes: to - from }, until).await?;
             self.parts.insert(name);
             self.reached(segment.timeline, end);
         } else if stored > 0 {
@@ -178,15 +244,17 @@ impl<'a> Shipping<'a> {
         if self.until.is_none_or(|(known, until)| (known, until) < (timeline, end)) {
             self.until = Some((timeline, end));
         }
-        self.complete_until = self.complete_until.max(self.complete(end));
-        while self.marks.get(1).is_some_and(|next| next.flushed <= end) {
+        self.complete_until = self.complete_until.max(self.complete(timeline, end));
+        while timeline == self.facts.timeline && self.marks.get(1).is_some_and(|next| next.flushed <= end) {
             self.marks.pop_front();
         }
     }
 
-    /// Until when everything that was committed lies before `end`.
-    fn complete(&self, end: Lsn) -> Option<DateTime<Utc>> {
-        self.marks.iter().rev().find(|mark| mark.flushed <= end).map(|mark| mark.at)
+    /// Until when everything that was committed lies before `end`; of timelines that the server does not
+    /// write it says nothing.
+    fn complete(&self, timeline: u32, end: Lsn) -> Option<DateTime<Utc>> {
+        let marks = self.marks.iter().filter(|_| timeline == self.facts.timeline);
+        marks.rev().find(|mark| mark.flushed <= end).map(|mark| mark.at)
     }
 
     fn stored_of(&self, segment: Segment) -> u64 {
@@ -210,50 +278,6 @@ impl<'a> Shipping<'a> {
             self.parts.remove(&part);
         }
         Ok(())
-    }
-
-    /// Stores a piece, unless it is stored already.
-    ///
-    /// # Errors
-    /// [`JobError::Refused`] when a stored piece of this name holds something else.
-    async fn store(
-        &self,
-        name: PieceName,
-        plain: Vec<u8>,
-        complete_until: Option<DateTime<Utc>>,
-    ) -> Result<(), JobError> {
-        let catalog = self.means.catalog;
-        if let Some(known) = catalog.piece(&name).await? {
-            if known.object.plain_blake3 == Digest256::blake3(&plain) {
-                return Ok(());
-            }
-            return Err(JobError::Refused {
-                action: format!("store {name} of the write-ahead log"),
-                reasons: vec!["another one of this name is stored, and what it holds differs".into()],
-            });
-        }
-        let sealer = self.means.sealer.clone();
-        let (sealed, object) = blocking(move || sealer.seal(&plain)).await?;
-        let key = name.sealed_key(catalog.cluster());
-        match catalog.store().put(&key, Parts::whole(sealed.clone())).await {
-            Err(StoreError::Exists { .. }) => {
-                // Without a record it is what an interrupted run left.
-                catalog.store().delete(&key).await?;
-                catalog.store().put(&key, Parts::whole(sealed)).await?;
-            }
-            other => drop(other?),
-        }
-        let record = PieceRecord {
-            format: manifest::FORMAT,
-            repository: catalog.record().repository.clone(),
-            cluster: catalog.cluster().into(),
-            system_identifier: self.facts.system_identifier.clone(),
-            name,
-            object,
-            stored_at: (self.clock)(),
-            complete_until,
-        };
-        Ok(catalog.record_piece(&record, self.means.signing).await?)
     }
 
     /// What the spool has, in the order of the log.
@@ -287,21 +311,26 @@ impl<'a> Shipping<'a> {
     }
 }
 
-/// What was written of an open segment from `from` on: the file has its full size from the beginning,
-/// and nothing but zeros behind the log.
-fn written_since(path: &Path, from: u64) -> io::Result<Vec<u8>> {
+/// How far an open segment is written, from `from` on: the file has its full size from the beginning, and
+/// nothing but zeros behind the log.
+fn written_until(path: &Path, from: u64) -> io::Result<u64> {
     let file = match File::open(path) {
         // It was completed since it was listed.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(from),
         other => other?,
     };
-    let length = file.metadata()?.len();
-    let rest = usize::try_from(length.saturating_sub(from)).map_err(io::Error::other)?;
-    let mut bytes = vec![0; rest];
-    file.read_exact_at(&mut bytes, from)?;
-    let written = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
-    bytes.truncate(written);
-    Ok(bytes)
+    let mut end = file.metadata()?.len();
+    let mut slice = Vec::new();
+    while end > from {
+        let begin = end.saturating_sub(SLICE_BYTES).max(from);
+        slice.resize(usize::try_from(end - begin).map_err(io::Error::other)?, 0);
+        file.read_exact_at(&mut slice, begin)?;
+        if let Some(last) = slice.iter().rposition(|byte| *byte != 0) {
+            return Ok(begin + last as u64 + 1);
+        }
+        end = begin;
+    }
+    Ok(from)
 }
 
 fn remove(path: &Path) -> Result<(), JobError> {

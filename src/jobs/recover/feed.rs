@@ -11,20 +11,17 @@ use std::time::Duration;
 
 use futures::{StreamExt as _, TryStreamExt as _};
 
-use super::{Means, Stock, check_cluster, disk, is_gone};
-use crate::catalog::Catalog;
-use crate::jobs::{JobError, blocking};
+use super::segment::Source;
+use super::{Means, Stock, disk};
+use crate::jobs::JobError;
 use crate::rules::physical::{BaseManifest, PieceName, Segment};
-use crate::seal::Opener;
-use crate::store::read_small;
+use crate::rules::recovery::{Assembly, Log};
 
 /// How often is looked what is wanted.
 const LOOK_PAUSE: Duration = Duration::from_millis(10);
 /// Segments that are fetched before they are asked for, at the same time; fewer where they are large.
 const AHEAD: usize = 4;
 const AHEAD_BYTES: u64 = 64 << 20;
-/// No sealed piece is longer: a segment has 1 GiB at most, and sealing adds little.
-const PIECE_MAX_BYTES: usize = (1 << 30) + (64 << 20);
 
 /// What the server runs for each file: ends with 1 when there is none, and so that recovery is given up
 /// when nobody is there to fetch it.
@@ -46,8 +43,10 @@ done
 /// What is fetched, from where, for which cluster.
 pub(super) struct Feed<'a> {
     means: &'a Means<'a>,
-    stock: &'a Stock,
-    base: &'a BaseManifest,
+    log: &'a Log,
+    source: Source<'a>,
+    /// What the server follows.
+    timeline: u32,
     room: PathBuf,
     /// Segments that were fetched before they were asked for.
     ahead: Mutex<BTreeSet<Segment>>,
@@ -60,6 +59,7 @@ impl<'a> Feed<'a> {
         means: &'a Means<'a>,
         stock: &'a Stock,
         base: &'a BaseManifest,
+        timeline: u32,
         room: &Path,
     ) -> Result<Self, JobError> {
         for name in ["want", "got", "took", "none", "fetching"] {
@@ -68,7 +68,13 @@ impl<'a> Feed<'a> {
         }
         let script = room.join("restore-command");
         std::fs::write(&script, SCRIPT).map_err(|source| disk("write", &script, source))?;
-        Ok(Self { means, stock, base, room: room.into(), ahead: Mutex::default(), served: AtomicU64::new(0) })
+        let source = Source {
+            catalog: means.catalog,
+            opener: means.opener,
+            system_identifier: Some(&base.system_identifier),
+        };
+        let (ahead, served) = (Mutex::default(), AtomicU64::new(0));
+        Ok(Self { means, log: &stock.log, source, timeline, room: room.into(), ahead, served })
     }
 
     /// The server's `restore_command`.
@@ -117,11 +123,11 @@ impl<'a> Feed<'a> {
 
     /// Puts what comes after a segment in its place, once, while the server replays.
     async fn fetch_ahead(&self, name: &str) -> Result<(), JobError> {
-        let Some(first) = Segment::of_name(name, self.base.segment_bytes) else { return Ok(()) };
-        let following = std::iter::successors(Some(first.next()), |segment| Some(segment.next()));
-        let new: Vec<String> = following
+        let Some(first) = Segment::of_name(name, self.log.segment_bytes()) else { return Ok(()) };
+        let new: Vec<String> = (first.number + 1..)
             .take(ahead(first.bytes))
-            .filter(|segment| self.is_there(*segment) && self.ahead().insert(*segment))
+            .map(|number| self.log.segment(self.timeline, number))
+            .filter(|segment| self.assembly(*segment).is_some() && self.ahead().insert(*segment))
             .map(|segment| segment.to_string())
             .collect();
         let mut fetches = futures::stream::iter(&new).map(|name| self.fetch(name)).buffer_unordered(AHEAD);
@@ -133,89 +139,31 @@ impl<'a> Feed<'a> {
         self.ahead.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn stock_has(&self, piece: &PieceName) -> bool {
-        self.stock.pieces.contains(piece)
-    }
-
-    /// Whether something of the segment is stored.
-    fn is_there(&self, segment: Segment) -> bool {
-        let name = segment.to_string();
-        self.stock.pieces.iter().any(|piece| super::is_of(piece, &name))
+    /// From what a segment is put together, if the server is to have that on its way: a timeline's log
+    /// behind the place where it was left is another's.
+    fn assembly(&self, segment: Segment) -> Option<Assembly> {
+        let is_on_path = self.log.segment(self.timeline, segment.number) == segment;
+        is_on_path.then(|| self.log.assembly(self.timeline, segment.number))?
     }
 
     /// Puts a file of the log in its place, or says that there is none.
     async fn fetch(&self, name: &str) -> Result<(), JobError> {
-        let plain = match name.parse::<PieceName>() {
-            Ok(history @ PieceName::History(_)) if self.stock_has(&history) => {
-                Some(open_piece(self.means.catalog, self.means.opener, &history).await?)
-            }
-            _ => match Segment::of_name(name, self.base.segment_bytes) {
-                Some(segment) => self.segment(segment).await?,
-                None => None,
-            },
-        };
-        match plain {
-            Some(plain) => self.put(name, plain).await,
-            None => self.there_is_none(name),
-        }
-    }
-
-    /// The bytes of a segment, whole or as far as they are stored and zeros behind.
-    async fn segment(&self, segment: Segment) -> Result<Option<Vec<u8>>, JobError> {
-        let (catalog, opener) = (self.means.catalog, self.means.opener);
-        let name = segment.to_string();
-        let whole = PieceName::Segment(name.clone());
-        if self.stock_has(&whole) {
-            return self.checked(&whole).await.map(Some);
-        }
-        let mut parts: BTreeSet<(u32, u32, &PieceName)> = BTreeSet::new();
-        for piece in &self.stock.pieces {
-            if let PieceName::Part { segment, from, to } = piece
-                && *segment == name
-            {
-                parts.insert((*from, *to, piece));
-            }
-        }
-        if parts.is_empty() {
-            return Ok(None);
-        }
-        let length = usize::try_from(segment.bytes).unwrap_or(usize::MAX);
-        let mut plain = vec![0; length];
-        let mut reached = 0;
-        for (from, to, piece) in parts {
-            if from > reached {
-                break;
-            }
-            let bytes = match self.checked(piece).await {
-                // The segment was completed since it was listed.
-                Err(error) if is_gone(&error) => return open_piece(catalog, opener, &whole).await.map(Some),
-                other => other?,
-            };
-            let range = usize::try_from(from).unwrap_or(0)..usize::try_from(to).unwrap_or(0);
-            if let Some(place) = plain.get_mut(range).filter(|place| place.len() == bytes.len()) {
-                place.copy_from_slice(&bytes);
-            }
-            reached = reached.max(to);
-        }
-        Ok(Some(plain))
-    }
-
-    async fn checked(&self, piece: &PieceName) -> Result<Vec<u8>, JobError> {
-        if let Some(record) = self.means.catalog.piece(piece).await? {
-            check_cluster(&record, self.base)?;
-        }
-        open_piece(self.means.catalog, self.means.opener, piece).await
-    }
-
-    async fn put(&self, name: &str, plain: Vec<u8>) -> Result<(), JobError> {
         let (fetching, got) = (self.room.join("fetching").join(name), self.room.join("got").join(name));
-        self.means.progress.advance(plain.len());
+        match name.parse() {
+            Ok(PieceName::History(timeline)) if timeline != 1 && self.log.is_known(timeline) => {
+                self.source.put_history(timeline, &fetching).await?;
+            }
+            _ => {
+                let segment = Segment::of_name(name, self.log.segment_bytes());
+                let Some(assembly) = segment.and_then(|segment| self.assembly(segment)) else {
+                    return self.there_is_none(name);
+                };
+                self.source.put_segment(&assembly, self.log.segment_bytes(), &fetching).await?;
+                self.means.progress.advance(usize::try_from(assembly.until).unwrap_or(usize::MAX));
+            }
+        }
         self.served.fetch_add(1, Ordering::Relaxed);
-        blocking(move || {
-            std::fs::write(&fetching, &plain).map_err(|source| disk("write", &fetching, source))?;
-            std::fs::rename(&fetching, &got).map_err(|source| disk("write", &got, source))
-        })
-        .await
+        std::fs::rename(&fetching, &got).map_err(|source| disk("write", &got, source))
     }
 
     fn there_is_none(&self, name: &str) -> Result<(), JobError> {
@@ -226,26 +174,4 @@ impl<'a> Feed<'a> {
 
 fn ahead(segment_bytes: u64) -> usize {
     usize::try_from(AHEAD_BYTES / segment_bytes.max(1)).map_or(AHEAD, |segments| segments.clamp(1, AHEAD))
-}
-
-/// Reads, checks and opens a piece of the log.
-///
-/// # Errors
-/// [`StoreError::Missing`](crate::store::StoreError::Missing) in a [`JobError::Store`] when it is gone;
-/// [`JobError::Object`] when it is not what its record says.
-pub(super) async fn open_piece(
-    catalog: &Catalog,
-    opener: &Opener,
-    name: &PieceName,
-) -> Result<Vec<u8>, JobError> {
-    let missing = || crate::store::StoreError::Missing {
-        key: name.record_key(catalog.cluster()).to_string(),
-        store: catalog.store().address().into(),
-    };
-    let record = catalog.piece(name).await?.ok_or_else(missing)?;
-    let key = name.sealed_key(catalog.cluster());
-    let sealed = read_small(catalog.store().as_ref(), &key, PIECE_MAX_BYTES).await?;
-    let (opener, object) = (opener.clone(), record.object);
-    let opened = blocking(move || Ok::<_, JobError>(opener.open_checked(&sealed, &object))).await?;
-    opened.map_err(|source| JobError::Object { key: key.to_string(), source })
 }

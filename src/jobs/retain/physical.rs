@@ -5,10 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::{DateTime, Utc};
 
 use super::{Judged, Means, Retained, Sweep};
-use crate::jobs::{JobError, recover::base_of};
+use crate::jobs::JobError;
+use crate::jobs::recover::base_of;
+use crate::jobs::recover::segment::histories;
 use crate::rules::layout;
 use crate::rules::physical::PieceName;
-use crate::rules::recovery::Base;
+use crate::rules::recovery::{Base, Log};
 use crate::rules::retention;
 use crate::store::ObjectInfo;
 
@@ -30,14 +32,17 @@ impl Sweep<'_> {
         let objects = self.store.list(&layout::wal_prefix(catalog.cluster())).await?;
         let pieces: Vec<PieceName> =
             objects.iter().filter_map(|object| PieceName::of_record_key(&object.key)).collect();
-        let mut plan = retention::physical(
-            &bases,
-            &pieces,
-            found.bases.last().map_or(1 << 24, |base| base.segment_bytes),
-            means.policy.keep,
-            now,
-        );
-        if !found.rejected.is_empty() {
+        let segment_bytes = found.bases.last().map_or(1 << 24, |base| base.segment_bytes);
+        let histories = histories(catalog, None, &pieces).await?;
+        let is_unread = histories.values().any(Vec::is_empty);
+        if is_unread {
+            let reason = "what the history of a timeline says is not known here, so no log was removed";
+            retained.left.push(reason.into());
+        }
+        let log = Log::new(segment_bytes, &pieces, histories);
+        let mut plan =
+            retention::physical(&bases, &pieces, &log, &stored_at(&objects), means.policy.keep, now);
+        if !found.rejected.is_empty() || is_unread {
             plan = retention::PhysicalPlan::default();
         }
         for base in &bases {
@@ -100,4 +105,19 @@ impl Sweep<'_> {
         retained.wal_removed += pieces.len();
         Ok(())
     }
+}
+
+/// When something was last stored of each timeline's log.
+fn stored_at(objects: &[ObjectInfo]) -> BTreeMap<u32, DateTime<Utc>> {
+    let mut stored_at: BTreeMap<u32, DateTime<Utc>> = BTreeMap::new();
+    for object in objects {
+        let Some(piece @ (PieceName::Segment(_) | PieceName::Part { .. })) =
+            PieceName::of_record_key(&object.key)
+        else {
+            continue;
+        };
+        let newest = stored_at.entry(piece.timeline()).or_insert(object.modified_at);
+        *newest = (*newest).max(object.modified_at);
+    }
+    stored_at
 }

@@ -1,6 +1,8 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::rules::physical::{PieceName, Segment, Switch};
+use std::collections::BTreeMap;
 
 const MIB: u64 = 1 << 20;
 const SEGMENT: u64 = 16 * MIB;
@@ -132,6 +134,67 @@ fn another_timeline_goes_on_from_where_it_left_the_first() {
     let of = |timeline| windows(&bases, &log, timeline);
     assert_eq!(of(2).iter().map(|window| window.base.timeline).collect::<Vec<_>>(), [1, 2]);
     assert_eq!(of(1).last().unwrap().end, Lsn(9 * SEGMENT));
+}
+
+/// Timeline 2 left the first within segment 6, and timeline 3 left that within segment 8.
+fn two_switches() -> BTreeMap<u32, Vec<Switch>> {
+    let first = Switch { parent: 1, at: Lsn(6 * SEGMENT + 1000) };
+    let second = Switch { parent: 2, at: Lsn(8 * SEGMENT + 2000) };
+    BTreeMap::from([(2, vec![first]), (3, vec![first, second])])
+}
+
+#[test]
+fn the_parents_log_counts_up_to_the_fork_where_the_new_segment_is_not_stored() {
+    let pieces = [whole(1, 3..9), whole(2, 7..8)].concat();
+    let log = Log::new(SEGMENT, &pieces, two_switches());
+    let base = base(1, 3);
+    assert_eq!(log.reach(2, &base), Lsn(6 * SEGMENT + 1000));
+    assert_eq!(log.resumes_after(2, Lsn(6 * SEGMENT + 1000)), Some(Lsn(7 * SEGMENT)));
+    let assembly = log.assembly(2, 6).unwrap();
+    assert_eq!((assembly.pieces, assembly.until), (whole(1, [6]), 1000), "and not what was given up");
+    assert_eq!(log.assembly(1, 6).unwrap().until, SEGMENT);
+    // What says until when it is complete lies before the fork.
+    let end = log.reach(2, &base);
+    assert_eq!(log.before(2, &base, end).collect::<Vec<_>>(), whole(1, [5, 4, 3]));
+}
+
+#[test]
+fn the_longest_of_what_counts_is_taken() {
+    let parts = [part(1, 6, 0, 1500), part(2, 6, 0, 800)];
+    let log = Log::new(SEGMENT, &[whole(1, 3..6), parts.to_vec()].concat(), two_switches());
+    assert_eq!(log.reach(2, &base(1, 3)), Lsn(6 * SEGMENT + 1000));
+    assert_eq!(log.reach(1, &base(1, 3)), Lsn(6 * SEGMENT + 1500));
+    let more = [whole(1, 3..6), parts.to_vec(), vec![part(2, 6, 800, 1200)]].concat();
+    let log = Log::new(SEGMENT, &more, two_switches());
+    assert_eq!(log.reach(2, &base(1, 3)), Lsn(6 * SEGMENT + 1200));
+    assert_eq!(log.reach(3, &base(1, 3)), Lsn(6 * SEGMENT + 1200));
+}
+
+#[test]
+fn a_line_of_timelines_is_followed_from_the_first() {
+    let pieces = [whole(1, 3..7), whole(2, 6..9), whole(3, 8..11)].concat();
+    let log = Log::new(SEGMENT, &pieces, two_switches());
+    assert_eq!(log.reach(3, &base(1, 3)), Lsn(11 * SEGMENT));
+    let path: Vec<u32> = (3..11).map(|number| log.segment(3, number).timeline).collect();
+    assert_eq!(path, [1, 1, 1, 2, 2, 3, 3, 3]);
+}
+
+#[test]
+fn a_timeline_without_its_history_is_not_followed() {
+    let log = Log::new(SEGMENT, &whole(2, 6..9), BTreeMap::new());
+    assert_eq!(windows(&[base(2, 6)], &log, 2), []);
+}
+
+#[test]
+fn windows_are_told_of_every_timeline_that_has_moments_of_its_own() {
+    let told = |pieces: &[PieceName]| -> Vec<(u32, Lsn)> {
+        let log = Log::new(SEGMENT, pieces, BTreeMap::from([(2, two_switches()[&2].clone())]));
+        windows_of_all(&[base(1, 3)], &log).iter().map(|window| (window.timeline, window.end)).collect()
+    };
+    let both = [whole(1, 3..9), whole(2, 6..8)].concat();
+    assert_eq!(told(&both), [(1, Lsn(9 * SEGMENT)), (2, Lsn(8 * SEGMENT))]);
+    let gone_on = [whole(1, 3..6), vec![part(1, 6, 0, 1000)], whole(2, 6..8)].concat();
+    assert_eq!(told(&gone_on), [(2, Lsn(8 * SEGMENT))], "nothing was given up");
 }
 
 proptest! {

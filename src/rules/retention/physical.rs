@@ -2,20 +2,22 @@
 //!
 //! The laws:
 //!
-//! - Every moment of the window (`now - keep` to now) that can be reached stays reachable: so the newest
-//!   base backup that ended before the window stays, every later one, and the log from the start of
-//!   the oldest that stays.
-//! - The newest base backup stays at any age, and so does what is dated in the future.
-//! - Where no base backup goes, none of the log does.
+//! - Every moment of the window (`now - keep` to now) that can be reached stays reachable, on the newest
+//!   timeline and on each other that something was stored of in the window: so along each of them the newest base
+//!   backup that ended before the window stays, every later one, and the log from the start of the
+//!   oldest that stays.
+//! - The newest base backup of all stays at any age, and so does what is dated in the future.
+//! - Where the newest timeline has no base backup that ended before the window, or the history of one that
+//!   is looked at is not stored, nothing goes.
 //! - What stays does not change when the plan was carried out, wholly or in part.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::rules::layout::SnapshotId;
 use crate::rules::physical::{PieceName, Segment};
-use crate::rules::recovery::Base;
+use crate::rules::recovery::{Base, Log};
 
 /// What of the physical side goes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -26,41 +28,89 @@ pub struct PhysicalPlan {
     pub pieces: Vec<PieceName>,
 }
 
-/// Decides it; `segment_bytes` is that of the cluster.
+/// Decides it; `stored_at` says when something was last stored of each timeline's log.
 pub fn physical<'a>(
     bases: &[Base],
     pieces: impl IntoIterator<Item = &'a PieceName>,
-    segment_bytes: u64,
+    log: &Log,
+    stored_at: &BTreeMap<u32, DateTime<Utc>>,
     keep: TimeDelta,
     now: DateTime<Utc>,
 ) -> PhysicalPlan {
     let begins = now - keep;
-    let anchor = bases.iter().filter(|base| base.ended_at <= begins).max_by_key(|base| (base.stop, &base.id));
-    let Some(anchor) = anchor else { return PhysicalPlan::default() };
-    let is_older =
-        |base: &&Base| (base.stop, &base.id) < (anchor.stop, &anchor.id) && base.ended_at <= begins;
-    let going: BTreeSet<&SnapshotId> = bases.iter().filter(is_older).map(|base| &base.id).collect();
-    let staying = bases.iter().filter(|base| !going.contains(&base.id));
-    let Some(needed) = staying.map(|base| base.start).min() else { return PhysicalPlan::default() };
-    let is_before = |piece: &&PieceName| match piece {
+    let newest = log.newest_timeline().into_iter().chain(bases.iter().map(|base| base.timeline)).max();
+    let is_lived_on =
+        |timeline: &u32| Some(*timeline) == newest || stored_at.get(timeline).is_some_and(|at| *at > begins);
+    let mut timelines = log.timelines();
+    timelines.extend(newest);
+    let needs: Vec<Need> = timelines
+        .into_iter()
+        .filter(is_lived_on)
+        .map(|timeline| Need::of(timeline, bases, log, begins))
+        .collect();
+    // The last is that of the newest timeline.
+    let is_known = needs.iter().all(|need| log.is_known(need.timeline));
+    if !is_known || !needs.last().is_some_and(|need| need.has_anchor) {
+        return PhysicalPlan::default();
+    }
+    let newest_base = bases.iter().max_by_key(|base| (base.ended_at, &base.id)).map(|base| &base.id);
+    let is_going = |base: &&Base| {
+        base.ended_at <= begins
+            && Some(&base.id) != newest_base
+            && needs.iter().all(|need| !need.bases.contains(&base.id))
+    };
+    let going: BTreeSet<&SnapshotId> = bases.iter().filter(is_going).map(|base| &base.id).collect();
+    let is_free = |piece: &&PieceName| match piece {
         PieceName::Segment(name) | PieceName::Part { segment: name, .. } => {
-            Segment::of_name(name, segment_bytes).is_some_and(|segment| segment.end() <= needed)
+            Segment::of_name(name, log.segment_bytes())
+                .is_some_and(|segment| needs.iter().all(|need| !need.needs(segment, log)))
         }
         PieceName::History(_) => false,
     };
-    let mut pieces: Vec<PieceName> = pieces.into_iter().filter(is_before).cloned().collect();
+    let mut pieces: Vec<PieceName> = pieces.into_iter().filter(is_free).cloned().collect();
     pieces.sort();
     PhysicalPlan { bases: going.into_iter().cloned().collect(), pieces }
 }
 
+/// What the moments of one timeline need.
+struct Need<'a> {
+    timeline: u32,
+    has_anchor: bool,
+    bases: BTreeSet<&'a SnapshotId>,
+    /// The number of the first segment.
+    first: u64,
+}
+
+impl<'a> Need<'a> {
+    fn of(timeline: u32, bases: &'a [Base], log: &Log, begins: DateTime<Utc>) -> Self {
+        let along = || bases.iter().filter(|base| log.descends(timeline, base));
+        let anchor = along().filter(|base| base.ended_at <= begins).max_by_key(|base| (base.stop, &base.id));
+        let is_needed = |base: &&Base| {
+            base.ended_at > begins || anchor.is_none_or(|a| (base.stop, &base.id) >= (a.stop, &a.id))
+        };
+        let first = along().filter(is_needed).map(|base| base.start.0 / log.segment_bytes()).min();
+        Self {
+            timeline,
+            has_anchor: anchor.is_some(),
+            bases: along().filter(is_needed).map(|base| &base.id).collect(),
+            // Without a base backup nobody knows what the first one will need.
+            first: first.unwrap_or(0),
+        }
+    }
+
+    fn needs(&self, segment: Segment, log: &Log) -> bool {
+        let counts = || log.counting(self.timeline, segment.number);
+        segment.number >= self.first && counts().iter().any(|(timeline, _)| *timeline == segment.timeline)
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use proptest::prelude::*;
 
     use super::*;
-    use crate::rules::recovery::{Log, windows};
+    use crate::rules::physical::Switch;
+    use crate::rules::recovery::windows;
     use crate::rules::wal::Lsn;
 
     const SEGMENT: u64 = 1 << 20;
@@ -82,7 +132,8 @@ mod tests {
     }
 
     fn plan(bases: &[Base], pieces: &[PieceName], keep: i64, now: i64) -> PhysicalPlan {
-        physical(bases, pieces, SEGMENT, TimeDelta::hours(keep), at(now))
+        let log = Log::new(SEGMENT, pieces, BTreeMap::new());
+        physical(bases, pieces, &log, &BTreeMap::new(), TimeDelta::hours(keep), at(now))
     }
 
     #[test]
@@ -107,10 +158,62 @@ mod tests {
 
     fn reached(bases: &[Base], pieces: &[PieceName], hour: i64) -> bool {
         let log = Log::new(SEGMENT, pieces, BTreeMap::new());
-        let place = Lsn(u64::try_from(hour).unwrap() * SEGMENT + 500);
-        windows(bases, &log, 1)
+        reaches(bases, &log, 1, hour, u64::try_from(hour).unwrap())
+    }
+
+    fn reaches(bases: &[Base], log: &Log, timeline: u32, hour: i64, number: u64) -> bool {
+        let place = Lsn(number * SEGMENT + 500);
+        windows(bases, log, timeline)
             .iter()
             .any(|window| window.base.ended_at <= at(hour) && window.is_usable() && window.end >= place)
+    }
+
+    /// In hour `LEFT` timeline 1 is left for good, and timeline 2 goes on from segment `FORK`.
+    const LEFT: u64 = 30;
+    const FORK: u64 = 20;
+
+    fn switched() -> BTreeMap<u32, Vec<Switch>> {
+        BTreeMap::from([(2, vec![Switch { parent: 1, at: Lsn(FORK * SEGMENT + 700) }])])
+    }
+
+    fn base_over_switch(hour: u64) -> Base {
+        let (timeline, number) = if hour < LEFT { (1, hour) } else { (2, hour - LEFT + FORK + 1) };
+        let ended_at = at(i64::try_from(hour).unwrap());
+        let start = Lsn(number * SEGMENT + 40);
+        Base { id: SnapshotId::new(ended_at, 0), timeline, start, stop: Lsn(start.0 + 100), ended_at }
+    }
+
+    fn pieces_over_switch(hours: u64) -> Vec<PieceName> {
+        let name = |timeline, number| Segment { timeline, number, bytes: SEGMENT }.to_string();
+        let of_first = (0..LEFT.min(hours)).map(|number| name(1, number));
+        let of_second = (LEFT..hours).map(|hour| name(2, hour - LEFT + FORK));
+        of_first.chain(of_second).map(PieceName::Segment).collect()
+    }
+
+    #[test]
+    fn a_timeline_that_was_left_before_the_window_goes() {
+        let bases = [base_over_switch(15), base_over_switch(25), base_over_switch(40), base_over_switch(45)];
+        let pieces = pieces_over_switch(50);
+        let log = Log::new(SEGMENT, &pieces, switched());
+        let stored_at = BTreeMap::from([(1, at(30)), (2, at(50))]);
+        let keeping = |hours| physical(&bases, &pieces, &log, &stored_at, TimeDelta::hours(hours), at(50));
+        // Hour 25 is on the part of timeline 1 that was given up, with a place in the log that is later than all
+        // of timeline 2.
+        assert_eq!(keeping(25).bases, [], "hour 28 needs hour 25");
+        let plan = keeping(8);
+        assert_eq!(plan.bases, [bases[0].id.clone(), bases[1].id.clone()]);
+        assert!(plan.pieces.iter().filter(|piece| piece.timeline() == 1).count() == 30, "{plan:?}");
+        assert_eq!(keeping(15).bases, [bases[1].id.clone()], "hour 35 needs hour 15");
+    }
+
+    #[test]
+    fn nothing_goes_while_a_history_is_not_stored() {
+        let bases = [base_over_switch(15), base_over_switch(40), base_over_switch(45)];
+        let pieces = pieces_over_switch(50);
+        let log = Log::new(SEGMENT, &pieces, BTreeMap::new());
+        let stored_at = BTreeMap::from([(1, at(30)), (2, at(50))]);
+        let plan = physical(&bases, &pieces, &log, &stored_at, TimeDelta::hours(1), at(50));
+        assert_eq!(plan, PhysicalPlan::default());
     }
 
     proptest! {
@@ -138,6 +241,39 @@ mod tests {
             let longer = plan_of(&bases, &pieces, keep + more);
             prop_assert!(longer.bases.iter().all(|id| first.bases.contains(id)));
             prop_assert!(longer.pieces.iter().all(|piece| first.pieces.contains(piece)));
+        }
+
+        #[test]
+        fn what_the_window_needs_stays_on_every_timeline(
+            hours in proptest::collection::btree_set(0u64..60, 0..8),
+            missing in proptest::collection::btree_set(0usize..60, 0..4),
+            keep in 0i64..60,
+            now in 30i64..60,
+        ) {
+            let hours_now = u64::try_from(now).unwrap();
+            let bases: Vec<Base> =
+                hours.iter().filter(|hour| **hour <= hours_now).map(|hour| base_over_switch(*hour)).collect();
+            let pieces: Vec<PieceName> = pieces_over_switch(hours_now + 1)
+                .into_iter().enumerate().filter(|(at, _)| !missing.contains(at)).map(|(_, piece)| piece).collect();
+            let stored_at = BTreeMap::from([(1, at(i64::try_from(LEFT).unwrap())), (2, at(now))]);
+            let log = Log::new(SEGMENT, &pieces, switched());
+            let plan_of = |bases: &[Base], pieces: &[PieceName]| {
+                let log = Log::new(SEGMENT, pieces, switched());
+                physical(bases, pieces, &log, &stored_at, TimeDelta::hours(keep), at(now))
+            };
+            let first = plan_of(&bases, &pieces);
+            let (left_bases, left_pieces) = after(&bases, &pieces, &first);
+            let left_log = Log::new(SEGMENT, &left_pieces, switched());
+            for hour in (now - keep).max(0)..=now {
+                let hours = u64::try_from(hour).unwrap();
+                let (timeline, number) =
+                    if hours < LEFT { (1, hours) } else { (2, hours - LEFT + FORK) };
+                for timeline in timeline..=2 {
+                    let before = reaches(&bases, &log, timeline, hour, number);
+                    prop_assert_eq!(before, reaches(&left_bases, &left_log, timeline, hour, number), "hour {}", hour);
+                }
+            }
+            prop_assert_eq!(plan_of(&left_bases, &left_pieces), PhysicalPlan::default());
         }
     }
 }

@@ -198,6 +198,16 @@ impl Cluster {
         }
     }
 
+    /// Ends the server in good order, and starts it on `data` instead; what it had is kept beside.
+    pub fn go_on_with(&self, data: &Path) {
+        let mut stop = owner::command(&self.server.program("pg_ctl"));
+        stop.args(["stop", "--silent", "--wait", "--mode=fast", "--pgdata"]).arg(self.data());
+        self.run(stop.current_dir("/"));
+        std::fs::rename(self.data(), self.world.join("data-before")).expect("set the data aside");
+        std::fs::rename(data, self.data()).expect("put the other data in place");
+        self.start_again();
+    }
+
     /// Makes a directory that is removed with the cluster, and that the cluster's owner can write.
     pub fn room(&self, name: &str) -> PathBuf {
         let room = self.world.join(name);

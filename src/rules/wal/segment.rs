@@ -1,0 +1,187 @@
+//! What the bytes of a segment say of themselves: of which cluster they are, where they lie in the log,
+//! and when the last transaction in them ended.
+//!
+//! Comes in: the bytes, in pieces of any length. Goes out: [`Header`], and [`Ends::latest`]. It reads no
+//! more than that: the forms are those of PostgreSQL 12 to 18 (`xlog_internal.h`, `xlogrecord.h`,
+//! `xact.h`), little-endian.
+//!
+//! A server that recovers to a time stops before the first transaction that ended later. So every time
+//! before that of the latest end in the log is reached there as it would be with all of the log, however
+//! much of it is missing behind.
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::Lsn;
+
+/// Bytes of the header of a segment's first page.
+pub const HEADER_BYTES: usize = 40;
+const SHORT_HEADER_BYTES: usize = 24;
+const FIRST_IS_CONTINUED: u16 = 1;
+const IS_LONG: u16 = 2;
+/// Bytes of a record before its first header of a block or of data.
+const RECORD_BYTES: usize = 24;
+/// So much of each record is looked at: an end has its time within.
+const LOOKED_AT_BYTES: usize = 64;
+/// `RM_XACT_ID`, and of its records those that end a transaction.
+const TRANSACTIONS: u8 = 1;
+const ENDS: [u8; 4] = [0x00, 0x20, 0x30, 0x40];
+/// 1 January 2000, in seconds since 1970.
+const EPOCH_SECONDS: i64 = 946_684_800;
+
+/// What the first page of a segment says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    /// The timeline on which the first page was written: of a segment with a fork the parent's.
+    pub timeline: u32,
+    /// Where the segment begins.
+    pub start: Lsn,
+    /// PostgreSQL's own number of the cluster.
+    pub system_identifier: u64,
+    /// Bytes of a segment.
+    pub segment_bytes: u32,
+    /// Bytes of a page.
+    page_bytes: u32,
+}
+
+impl Header {
+    /// Reads it; `None` for what is no beginning of a segment.
+    pub fn of(bytes: &[u8]) -> Option<Self> {
+        let header = Self {
+            timeline: u32_at(bytes, 4)?,
+            start: Lsn(u64_at(bytes, 8)?),
+            system_identifier: u64_at(bytes, 24)?,
+            segment_bytes: u32_at(bytes, 32)?,
+            page_bytes: u32_at(bytes, 36)?,
+        };
+        // The upper byte of a page's mark is the same in every version (`XLOG_PAGE_MAGIC`).
+        let is_page = u16_at(bytes, 0)? >> 8 == 0xD1 && u16_at(bytes, 2)? & IS_LONG != 0;
+        let is_segment = (1 << 20..=1 << 30).contains(&header.segment_bytes)
+            && header.segment_bytes.is_power_of_two()
+            && header.start.0 % u64::from(header.segment_bytes) == 0;
+        let has_pages =
+            header.page_bytes.is_power_of_two() && (1 << 10..=1 << 16).contains(&header.page_bytes);
+        (is_page && is_segment && has_pages).then_some(header)
+    }
+}
+
+/// Reads when transactions ended, as the bytes of a segment pass from its beginning.
+#[derive(Debug, Default)]
+pub struct Ends {
+    page: Vec<u8>,
+    page_bytes: usize,
+    /// Where the page lies in the log.
+    at: u64,
+    /// Of the record that is read: its first bytes, and how many more there are of it.
+    head: Vec<u8>,
+    rest: usize,
+    is_over: bool,
+    latest: Option<DateTime<Utc>>,
+}
+
+impl Ends {
+    /// The latest time at which a transaction in it ended.
+    pub fn latest(&self) -> Option<DateTime<Utc>> {
+        self.latest
+    }
+
+    /// Until when everything that was committed is reached with it.
+    pub fn complete_until(&self) -> Option<DateTime<Utc>> {
+        self.latest.map(|latest| latest - TimeDelta::microseconds(1))
+    }
+
+    /// Takes the next bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        let mut bytes = bytes;
+        while !bytes.is_empty() && !self.is_over {
+            let wanted = if self.page_bytes == 0 { HEADER_BYTES } else { self.page_bytes } - self.page.len();
+            let (now, later) = bytes.split_at(wanted.min(bytes.len()));
+            self.page.extend_from_slice(now);
+            bytes = later;
+            if self.page_bytes == 0 && self.page.len() == HEADER_BYTES {
+                match Header::of(&self.page) {
+                    Some(header) => {
+                        (self.at, self.page_bytes) = (header.start.0, header.page_bytes as usize);
+                    }
+                    None => self.is_over = true,
+                }
+            } else if self.page.len() == self.page_bytes {
+                let page = std::mem::take(&mut self.page);
+                self.is_over = self.read_page(&page).is_none();
+                self.at += page.len() as u64;
+                self.page = page;
+                self.page.clear();
+            }
+        }
+    }
+
+    /// Reads the records of a page; `None` where the log ends.
+    fn read_page(&mut self, page: &[u8]) -> Option<()> {
+        let flags = u16_at(page, 2)?;
+        if u64_at(page, 8)? != self.at {
+            return None;
+        }
+        let mut at = if flags & IS_LONG != 0 { HEADER_BYTES } else { SHORT_HEADER_BYTES };
+        if flags & FIRST_IS_CONTINUED == 0 {
+            // What began before was given up by a server that crashed.
+            (self.rest, self.head) = (0, Vec::new());
+        } else if self.rest == 0 {
+            // It began in the segment before: its head is not here.
+            self.rest = u32_at(page, 16)? as usize;
+        }
+        loop {
+            let piece = page.get(at..page.len().min(at + self.rest))?;
+            let kept = piece.len().min(LOOKED_AT_BYTES.saturating_sub(self.head.len()));
+            if !self.head.is_empty() {
+                self.head.extend_from_slice(piece.get(..kept)?);
+            }
+            self.rest -= piece.len();
+            at = (at + piece.len()).next_multiple_of(8);
+            if self.rest > 0 {
+                return Some(());
+            }
+            self.latest = self.latest.max(end_in(&std::mem::take(&mut self.head)));
+            if at >= page.len() {
+                return Some(());
+            }
+            let length = u32_at(page, at)? as usize;
+            if length < RECORD_BYTES {
+                return None;
+            }
+            self.head = page.get(at..at + 4)?.to_vec();
+            (self.rest, at) = (length - 4, at + 4);
+        }
+    }
+}
+
+/// When the transaction ended whose end this record is.
+fn end_in(record: &[u8]) -> Option<DateTime<Utc>> {
+    let (info, manager) = (*record.get(16)?, *record.get(17)?);
+    if manager != TRANSACTIONS || !ENDS.contains(&(info & 0x70)) {
+        return None;
+    }
+    let mut at = RECORD_BYTES;
+    // Before the data, an origin and the transaction above may be named.
+    let data = loop {
+        match record.get(at)? {
+            255 => break at + 2,
+            254 => break at + 5,
+            253 => at += 3,
+            252 => at += 5,
+            _ => return None,
+        }
+    };
+    let micros = i64::from_le_bytes(record.get(data..data + 8)?.try_into().ok()?);
+    DateTime::from_timestamp(EPOCH_SECONDS, 0)?.checked_add_signed(TimeDelta::microseconds(micros))
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_le_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
+}
