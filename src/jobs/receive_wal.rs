@@ -148,6 +148,9 @@ pub async fn receive(
             return Ok(());
         }
         let has_room = shipping.waiting_bytes()? < means.spool_bytes;
+        if receiver.is_none() {
+            shipping.lead_receiver()?;
+        }
         receiver = supervise(receiver, has_room, || {
             let command = replication::receive_wal(&tools, to, means.spool);
             RunningTool::start(command, Streams::None)

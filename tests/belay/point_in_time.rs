@@ -4,6 +4,7 @@ mod check;
 mod daemon;
 mod deaths;
 mod moments;
+mod poison;
 mod refusals;
 pub mod site;
 mod timelines;

@@ -115,9 +115,36 @@ impl<'a> Shipping<'a> {
         for old in spooled.iter().filter(is_in_the_way) {
             remove(&self.path_of(old))?;
         }
-        let path = self.path_of(&Spooled::Open(first));
+        self.make_open(first)
+    }
+
+    /// Has a receiver that is about to start go on where what is stored ends: with an empty spool it would
+    /// begin where the server is by now. Its last one may have ended between two segments.
+    pub(super) fn lead_receiver(&self) -> Result<(), JobError> {
+        let is_led = self.spooled()?.iter().any(|spooled| spooled.segment().is_some());
+        match self.until.filter(|_| !is_led) {
+            Some((timeline, until)) => self.make_open(Segment::at(timeline, until, self.facts.segment_bytes)),
+            None => Ok(()),
+        }
+    }
+
+    fn make_open(&self, segment: Segment) -> Result<(), JobError> {
+        let path = self.path_of(&Spooled::Open(segment));
         let made = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
         made.map(drop).map_err(|source| disk("make", &path, source))
+    }
+
+    /// Refuses a segment behind a hole: the slot must not pass what is not stored. Whoever begins again has
+    /// the log from there on received anew.
+    fn check_follows(&self, segment: &Segment) -> Result<(), JobError> {
+        let until = self.until.filter(|(timeline, _)| *timeline == segment.timeline);
+        match until.filter(|(_, until)| segment.start() > *until) {
+            Some((_, until)) => Err(JobError::Refused {
+                action: format!("store {segment} of the write-ahead log"),
+                reasons: vec![format!("what was received lacks the log from {until} on")],
+            }),
+            None => Ok(()),
+        }
     }
 
     /// Notes a moment of the server.
@@ -142,6 +169,7 @@ impl<'a> Shipping<'a> {
         };
         let bytes = std::fs::metadata(&path).map_err(|source| disk("read", &path, source))?.len();
         if let Spooled::Whole(segment) = spooled {
+            self.check_follows(segment)?;
             self.check_whole(segment, &path, bytes)?;
         }
         let end = spooled.segment().map(|segment| (segment.timeline, segment.end()));
@@ -209,6 +237,7 @@ impl<'a> Shipping<'a> {
         let to = blocking(move || written_until(&read, from).map_err(|source| disk("read", &read, source)))
             .await?;
         if to > stored {
+            self.check_follows(&segment)?;
             if let Some(reason) = self.foreign(&segment, &path)? {
                 remove(&path)?;
                 return Err(disk("removed a received segment", &path, io::Error::other(reason)));
