@@ -255,6 +255,7 @@ pub async fn recover(
         timeline: plan.window.timeline,
         stop_at: plan.stop_at.as_ref(),
         superuser: &base.bootstrap_superuser,
+        segment_bytes: base.segment_bytes,
         is_durable,
     };
     let mut reached_end = false;

@@ -6,3 +6,4 @@ mod moments;
 mod refusals;
 mod site;
 mod timelines;
+mod versions;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 
-use crate::world::{Belay, Cluster, Output, a_cluster};
+use crate::world::{Belay, Cluster, Output, Plan, a_cluster};
 
 /// A cluster with the database `app`, and an installation that keeps its log.
 pub struct Site {
@@ -15,7 +15,12 @@ pub struct Site {
 
 /// Commits can be told by their time: `track_commit_timestamp` is on.
 pub fn a_site() -> Site {
-    let cluster = a_cluster()
+    a_site_on(a_cluster())
+}
+
+/// As [`a_site`], on another cluster.
+pub fn a_site_on(plan: Plan) -> Site {
+    let cluster = plan
         .with_setting("wal_level=replica")
         .with_setting("max_wal_senders=10")
         .with_setting("track_commit_timestamp=on")
@@ -84,6 +89,28 @@ impl Site {
     /// Restores the database as it was `at`, into `back`.
     pub fn restore(&self, at: &str) -> Output {
         self.belay.run(["restore", "app", "--at", at, "--into", "back"])
+    }
+
+    /// Recovers the cluster as it was `at`, and goes on with that in place of the live one.
+    pub fn go_back(&self, at: &str) {
+        let data = self.cluster.room("recovered").join("data");
+        let into = data.to_string_lossy().into_owned();
+        let recovered = self.belay.run(["recover", "--into", &into, "--at", at]);
+        assert_eq!(recovered.code, 0, "{}", recovered.stderr);
+        self.cluster.go_on_with(&data);
+        let timeline = self.cluster.psql("postgres", "SELECT timeline_id FROM pg_control_checkpoint()");
+        assert_eq!(timeline, "2");
+    }
+
+    /// What the rows say of the database as it was `at`, on the newest timeline unless one is named.
+    pub fn bodies(&self, at: &str, timeline: Option<&str>) -> String {
+        let on = timeline.into_iter().flat_map(|timeline| ["--timeline", timeline]);
+        let args = ["restore", "app", "--at", at, "--into", "back"].into_iter().chain(on);
+        let restored = self.belay.run(args);
+        assert_eq!(restored.code, 0, "{at}: {}", restored.stderr);
+        let found = self.cluster.psql("back", "SELECT string_agg(body, ' ' ORDER BY id) FROM moments");
+        self.cluster.psql("postgres", "DROP DATABASE back");
+        found
     }
 
     /// What the restored database has; it is dropped.

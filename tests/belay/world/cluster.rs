@@ -28,6 +28,7 @@ pub struct Plan {
     encoding: String,
     listen: Listen,
     menagerie: bool,
+    segment_mib: u32,
     settings: Vec<String>,
 }
 
@@ -48,6 +49,7 @@ fn a_cluster_on(server: Server) -> Plan {
         encoding: "UTF8".into(),
         listen: Listen::Socket,
         menagerie: false,
+        segment_mib: 1,
         settings: Vec::new(),
     }
 }
@@ -68,6 +70,11 @@ impl Plan {
         Plan { listen, ..self }
     }
 
+    /// Has segments of the log of so many MiB rather than of one.
+    pub fn with_segments_of(self, mib: u32) -> Plan {
+        Plan { segment_mib: mib, ..self }
+    }
+
     /// Adds a server setting, written `name=value`.
     pub fn with_setting(mut self, setting: &str) -> Plan {
         self.settings.push(setting.into());
@@ -86,7 +93,8 @@ impl Plan {
             true => self.server.with_menagerie(&world.path().join("server")),
             false => self.server.clone(),
         };
-        template::copy_to(&world.path().join("data"), &server, &self.locale, &self.encoding);
+        let data = world.path().join("data");
+        template::copy_to(&data, &server, &self.locale, &self.encoding, self.segment_mib);
         let port = free_port();
         let watchdog = self.watch(&server, world.path(), port);
         let cluster = Cluster { server, world: world.keep(), port, watchdog };
