@@ -2,7 +2,9 @@
 
 mod daemon;
 mod deaths;
+mod fetching;
 mod moments;
+mod pushing;
 mod refusals;
 mod site;
 mod timelines;

@@ -32,7 +32,44 @@ pub fn a_site_on(plan: Plan) -> Site {
     Site { cluster, belay }
 }
 
+/// As [`a_site`], whose server hands its log over instead.
+pub fn a_site_that_pushes(plan: Plan) -> Site {
+    let site = a_site_on(plan.with_setting("archive_mode=on"));
+    let command = site.command_of_server("wal push %p");
+    site.cluster.psql("postgres", &format!("ALTER SYSTEM SET archive_command = '{command}'"));
+    site.cluster.psql("postgres", "SELECT pg_reload_conf()");
+    site
+}
+
 impl Site {
+    /// What a server runs `belay` by: it may not enter where that was built.
+    pub fn command_of_server(&self, words: &str) -> String {
+        let program = self.cluster.host().join("belay");
+        if !program.exists() {
+            std::fs::copy(env!("CARGO_BIN_EXE_belay"), &program).unwrap();
+        }
+        let (program, settings) = (program.display(), self.belay.settings().display().to_string());
+        format!("env -i PATH=/usr/bin:/bin {program} --config {settings} {words}")
+    }
+
+    /// Has the server end its segment, and waits until all of its log is handed over.
+    pub fn switch(&self) {
+        let file = "SELECT pg_walfile_name(pg_current_wal_insert_lsn())";
+        let last = self.cluster.psql("postgres", file);
+        self.cluster.psql("postgres", "SELECT pg_switch_wal()");
+        self.wait_until_pushed(&last);
+    }
+
+    /// Waits until a segment is handed over.
+    pub fn wait_until_pushed(&self, segment: &str) {
+        let sql = "SELECT coalesce(last_archived_wal, ''), failed_count FROM pg_stat_archiver";
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while self.cluster.psql("postgres", sql).as_str() < segment {
+            assert!(Instant::now() < deadline, "{segment} is not pushed: {}", self.cluster.log());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
     /// Makes a base backup.
     pub fn base(&self) -> serde_json::Value {
         self.belay.json(["base-backup"])
@@ -58,7 +95,12 @@ impl Site {
     /// Starts to receive the log.
     pub fn receive(&self) -> Receiver {
         let mut command = self.belay.command(["wal", "receive"]);
-        Receiver(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+        let log = std::fs::File::create(self.receiver_log()).unwrap();
+        Receiver(command.stdout(Stdio::null()).stderr(log).spawn().unwrap())
+    }
+
+    fn receiver_log(&self) -> std::path::PathBuf {
+        self.belay.home().join("receiver.log")
     }
 
     /// Receives the log until what is there now is stored.
@@ -79,8 +121,9 @@ impl Site {
             let slots = "SELECT slot_name, restart_lsn, pg_current_wal_flush_lsn() FROM pg_replication_slots";
             assert!(
                 Instant::now() < deadline,
-                "{lsn} is not stored: {}",
-                self.cluster.psql("postgres", slots)
+                "{lsn} is not stored: {} {}",
+                self.cluster.psql("postgres", slots),
+                std::fs::read_to_string(self.receiver_log()).unwrap_or_default()
             );
             std::thread::sleep(Duration::from_millis(50));
         }
@@ -127,6 +170,13 @@ impl Site {
 pub struct Receiver(Child);
 
 impl Receiver {
+    /// The most memory that it had, in KiB.
+    pub fn peak_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id())).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        peak.split_whitespace().next().unwrap().parse().unwrap()
+    }
+
     /// Tells it to stop; it stores what it has.
     pub fn end(mut self) {
         let pid = nix::unistd::Pid::from_raw(i32::try_from(self.0.id()).unwrap());

@@ -88,6 +88,7 @@ fn log_that_the_new_server_has_no_more_is_told_and_nothing_of_what_was_given_up_
     assert_eq!(refused.code, 10, "{}", refused.stderr);
     assert!(refused.stderr.contains("it is there with --timeline 1"), "{}", refused.stderr);
     assert_eq!(site.bodies(&given_up, Some("1")), "one two three");
+    assert_a_server_gets_nothing_that_was_given_up(&site, window["until_lsn"].as_str().unwrap());
 
     site.base();
     site.write("six");
@@ -105,6 +106,23 @@ fn log_that_the_new_server_has_no_more_is_told_and_nothing_of_what_was_given_up_
     let of_first = site.belay.repository().join("prod/wal/00000001");
     assert!(!of_first.exists(), "what was given up is out of the window");
     assert_eq!(site.bodies("latest", None), "one two lost five six");
+}
+
+/// Asks for the segment with the fork as a server does that follows timeline 2.
+fn assert_a_server_gets_nothing_that_was_given_up(site: &Site, fork: &str) {
+    let fork: belay::rules::wal::Lsn = fork.parse().unwrap();
+    let segment = belay::rules::physical::Segment::at(2, fork, 1 << 20);
+    let to = site.cluster.room("fetched").join("RECOVERYXLOG");
+    let fetch = |name: String| site.belay.run(["wal", "fetch", &name, to.to_str().unwrap()]);
+    let fetched = fetch(segment.to_string());
+    assert_eq!(fetched.code, 0, "{}", fetched.stderr);
+    let bytes = std::fs::read(&to).unwrap();
+    let (before, behind) = bytes.split_at(usize::try_from(fork.0 % (1 << 20)).unwrap());
+    assert!(before.iter().any(|byte| *byte != 0) && behind.iter().all(|byte| *byte == 0));
+    assert_eq!(fetch("00000002.history".into()).code, 0);
+    // Before the fork timeline 2 has nothing of its own, and nothing is missing there.
+    let earlier = belay::rules::physical::Segment { number: segment.number - 1, ..segment };
+    assert_eq!(fetch(earlier.to_string()).code, 1);
 }
 
 fn objects(belay: &Belay) -> BTreeSet<std::path::PathBuf> {

@@ -43,3 +43,22 @@ fn moments_come_back_on(#[values(12, 13, 14, 15, 16, 17, 18)] major: u32) {
 fn moments_come_back_with_segments_of(#[values(16, 64)] mib: u32) {
     assert_moments_come_back(&a_site_on(a_cluster().with_segments_of(mib)));
 }
+
+#[test]
+fn the_memory_of_a_receiver_does_not_grow_with_the_segments() {
+    let site = a_site_on(a_cluster().with_segments_of(64));
+    let receiver = site.receive();
+    site.wait_until_stored("0/0");
+    site.cluster.psql("app", "ALTER TABLE moments ALTER body SET STORAGE EXTERNAL");
+    let rows = "SELECT string_agg(sha512(random()::text::bytea)::text, '') FROM generate_series(1, 100) h, \
+                generate_series(1, 6000) g GROUP BY g";
+    for _ in 0..2 {
+        site.cluster.psql("app", &format!("INSERT INTO moments (body) {rows}"));
+    }
+    site.wait_until_stored(&site.lsn());
+    let peak_kib = receiver.peak_kib();
+    eprintln!("peak {peak_kib} KiB");
+    assert!(site.lsn() > "0/B000000".to_owned(), "several segments were written");
+    assert!(peak_kib < 120 << 10, "{peak_kib} KiB");
+    receiver.end();
+}
