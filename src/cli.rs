@@ -179,6 +179,7 @@ impl Verb {
     pub fn is_standalone(&self) -> bool {
         match self {
             Self::Restore(args) => args.standalone.standalone,
+            Self::Recover(args) => args.standalone.standalone,
             _ => false,
         }
     }

@@ -50,6 +50,10 @@
 //!   would report what lies in a spool, which is lost with the host.
 //! - **A recovering server is given the log by the process that started it**, through files: keys, addresses and
 //!   signatures stay in one place, and nothing has to be configured on a bare host.
+//! - **Of a timeline's first segment the parent's copy counts only up to the fork**: PostgreSQL would replay what was given
+//!   up behind it ([`rules::recovery`]).
+//! - **A server that fetches its log itself is told of an end only where it is one**: everything else has an exit code
+//!   that stops its recovery.
 //! - **A database of a moment is taken out of its cluster as a snapshot**, and restored as one: there is one way back.
 //! - **A guard outlives us while a command runs**: its children do not end with us by themselves, and would write on
 //!   into what was put back ([`command`]).
@@ -63,7 +67,8 @@
 //! *snapshot*: one logical dump of one database · *manifest*: our signed record of one ·
 //! *inventory*: its tables · *catalog*: all manifests · *chunk*: a range of one large table, shared
 //! between snapshots · *base backup*: a copy of a cluster's data directory · *piece*: a segment of the
-//! write-ahead log, or a part of one · *window*: the moments that a base backup and the log behind it reach · *recipient*: a public key that we encrypt to, *identity*: its private key ·
+//! write-ahead log, or a part of one · *window*: the moments that a base backup and the log behind it reach · *timeline*: a line of the log; a recovered cluster
+//! begins one, where it leaves its parent's is its *fork* · *recipient*: a public key that we encrypt to, *identity*: its private key ·
 //! *seal* and *open*: compress and encrypt, and back · *restore*: load a snapshot · *cluster*: one
 //! data directory, *database*: one inside it · *fence* and *release*: keep writers out, and let
 //! them in · *run*: one gated migration, *class*: what it did, *verdict*: how it ended.
@@ -77,7 +82,8 @@
 //! 3. A child's exit status is known before anything that depends on it is published.
 //! 4. Two digests per object: of the plain bytes, and of the bytes in the store.
 //! 5. Plain data never touches a disk of ours, but for the schema archive while restoring and the
-//!    scratch cluster, both under a 0700 directory that is emptied at start.
+//!    scratch cluster, both under a 0700 directory that is emptied at start, and the log on its way, in
+//!    0700 directories of the state directory.
 //! 6. Retention never removes the newest verified snapshot, the newest of the deepest depth that any
 //!    was verified to, what is pinned, or what another kept snapshot needs.
 //! 7. A restore never overwrites: it loads beside, is proven, and takes the name in one

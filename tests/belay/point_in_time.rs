@@ -7,5 +7,6 @@ mod moments;
 mod pushing;
 mod refusals;
 mod site;
+mod standalone;
 mod timelines;
 mod versions;
