@@ -102,7 +102,7 @@ pub enum Verb {
     Restore(restore::RestoreArgs),
     /// Make a base backup of the cluster, from which any later moment is reached with the log
     BaseBackup(base_backup::BaseBackupArgs),
-    /// Receive the write-ahead log of the cluster into the repository
+    /// Receive the write-ahead log of the cluster into the repository, or hand it over file by file
     #[command(subcommand)]
     Wal(wal::WalVerb),
     /// Recover the whole cluster as it was at a moment, into an empty directory
@@ -154,7 +154,14 @@ impl Verb {
 
     /// Whether the verb itself comes to an end when it is told to stop; the others are dropped.
     pub fn stops_by_itself(&self) -> bool {
-        matches!(self, Self::Migrate(_) | Self::Gate(_) | Self::Serve(_) | Self::Wal(_))
+        let receives = matches!(self, Self::Wal(wal::WalVerb::Receive(_)));
+        receives || matches!(self, Self::Migrate(_) | Self::Gate(_) | Self::Serve(_))
+    }
+
+    /// The code for whatever goes wrong, where the caller would take another for an answer.
+    pub fn failure_code(&self) -> Option<report::ExitCode> {
+        let fetches = matches!(self, Self::Wal(wal::WalVerb::Fetch(_)));
+        fetches.then_some(report::ExitCode::StopRecovery)
     }
 
     /// The file given with `--identity`, if the verb has such an option.
@@ -172,6 +179,7 @@ impl Verb {
     pub fn is_standalone(&self) -> bool {
         match self {
             Self::Restore(args) => args.standalone.standalone,
+            Self::Recover(args) => args.standalone.standalone,
             _ => false,
         }
     }
@@ -203,7 +211,7 @@ where
         Verb::Verify(args) => Box::pin(verify::run(global, args, inputs)).await,
         Verb::Restore(args) => Box::pin(restore::run(global, args, inputs)).await,
         Verb::BaseBackup(args) => Box::pin(base_backup::run(global, args)).await,
-        Verb::Wal(verb) => Box::pin(wal::run(global, verb, stop)).await,
+        Verb::Wal(verb) => Box::pin(wal::run(global, verb, inputs, stop)).await,
         Verb::Recover(args) => Box::pin(recover::run(global, args, inputs)).await,
         Verb::Retain(args) => Box::pin(retain::run(global, args)).await,
         Verb::Migrate(args) => Box::pin(migrate::run(global, args, inputs, stop)).await,

@@ -2,11 +2,13 @@
 
 pub mod base_backup;
 pub mod due;
+pub mod fetch_wal;
 pub mod keep_wal;
 pub mod load;
 pub mod migrate;
 mod opening;
 pub mod prove;
+pub mod push_wal;
 pub mod receive_wal;
 pub mod recover;
 pub mod restore;

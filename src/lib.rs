@@ -53,6 +53,10 @@
 //! - **A failed migration is put back from its snapshot, and from the log only where the snapshot lacks something**:
 //!   the former is verified before the command, and loads sooner than a cluster is recovered. The restore point is made
 //!   behind the moment from which foreign commits are counted: what lies between is refused, and not lost.
+//! - **Of a timeline's first segment the parent's copy counts only up to the fork**: PostgreSQL would replay what was given
+//!   up behind it ([`rules::recovery`]).
+//! - **A server that fetches its log itself is told of an end only where it is one**: everything else has an exit code
+//!   that stops its recovery.
 //! - **A database of a moment is taken out of its cluster as a snapshot**, and restored as one: there is one way back.
 //! - **A guard outlives us while a command runs**: its children do not end with us by themselves, and would write on
 //!   into what was put back ([`command`]).
@@ -67,7 +71,8 @@
 //! *inventory*: its tables · *catalog*: all manifests · *chunk*: a range of one large table, shared
 //! between snapshots · *base backup*: a copy of a cluster's data directory · *piece*: a segment of the
 //! write-ahead log, or a part of one · *window*: the moments that a base backup and the log behind it reach · *restore point*: a moment that
-//! has a name in the log · *recipient*: a public key that we encrypt to, *identity*: its private key ·
+//! has a name in the log · *timeline*: a line of the log; a recovered cluster begins one, where it leaves its parent's is its *fork* ·
+//! *recipient*: a public key that we encrypt to, *identity*: its private key ·
 //! *seal* and *open*: compress and encrypt, and back · *restore*: load a snapshot · *cluster*: one
 //! data directory, *database*: one inside it · *fence* and *release*: keep writers out, and let
 //! them in · *run*: one gated migration, *class*: what it did, *verdict*: how it ended.
@@ -81,7 +86,8 @@
 //! 3. A child's exit status is known before anything that depends on it is published.
 //! 4. Two digests per object: of the plain bytes, and of the bytes in the store.
 //! 5. Plain data never touches a disk of ours, but for the schema archive while restoring and the
-//!    scratch cluster, both under a 0700 directory that is emptied at start.
+//!    scratch cluster, both under a 0700 directory that is emptied at start, and the log on its way, in
+//!    0700 directories of the state directory.
 //! 6. Retention never removes the newest verified snapshot, the newest of the deepest depth that any
 //!    was verified to, what is pinned, or what another kept snapshot needs.
 //! 7. A restore never overwrites: it loads beside, is proven, and takes the name in one

@@ -21,17 +21,36 @@ fn main() -> std::process::ExitCode {
     if command::stood_guard(std::env::args_os()) {
         return std::process::ExitCode::SUCCESS;
     }
-    let cli = Cli::parse();
-    let as_json = cli.global.json;
-    start_logging(matches!(cli.verb, Verb::Serve(_)));
-    let code = match carry_out(cli) {
-        Ok(report) => print_report(&report, as_json),
-        Err(failure) => {
-            print_failure(&failure, as_json);
-            failure.code
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        // A server that asks for its log would take any other code for the end of it.
+        Err(error) if error.use_stderr() && asks_for_log(std::env::args_os()) => {
+            let _ = error.print();
+            return std::process::ExitCode::from(ExitCode::StopRecovery as u8);
         }
+        Err(error) => error.exit(),
+    };
+    let (as_json, failure_code) = (cli.global.json, cli.verb.failure_code());
+    start_logging(matches!(cli.verb, Verb::Serve(_)));
+    let done = std::panic::catch_unwind(|| carry_out(cli));
+    let code = match done {
+        Ok(Ok(report)) => print_report(&report, as_json),
+        Ok(Err(failure)) => {
+            print_failure(&failure, as_json);
+            let is_told_to_end = matches!(failure.code, ExitCode::Interrupted | ExitCode::Terminated);
+            failure_code.filter(|_| !is_told_to_end).unwrap_or(failure.code)
+        }
+        Err(panicked) => match failure_code {
+            Some(code) => code,
+            None => std::panic::resume_unwind(panicked),
+        },
     };
     std::process::ExitCode::from(code as u8)
+}
+
+fn asks_for_log(arguments: impl Iterator<Item = std::ffi::OsString>) -> bool {
+    let words: Vec<_> = arguments.collect();
+    words.windows(2).any(|pair| pair == ["wal", "fetch"])
 }
 
 /// What a shell says of a program that it cannot start.

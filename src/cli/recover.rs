@@ -10,12 +10,15 @@ use super::host::Host;
 use super::privileges::Inputs;
 use super::progress::shown;
 use super::report::{Failure, Report, duration_text};
+use super::standalone::{Standalone, StandaloneArgs};
 use super::{Global, audit, opener_of, wal};
+use crate::catalog::Catalog;
 use crate::jobs::recover::{self, Means, Recovered, Stock};
 use crate::jobs::{JobError, Progress};
-use crate::ledger::JobKind;
 use crate::ledger::lock::{LockName, StateLock};
+use crate::ledger::{JobKind, Ledger};
 use crate::rules::recovery::Wanted;
+use crate::seal::Opener;
 
 const TITLE: &str = "recover";
 
@@ -35,6 +38,53 @@ pub struct RecoverArgs {
     /// Open with this identity instead of the host's
     #[arg(long, value_name = "FILE")]
     pub identity: Option<PathBuf>,
+    /// Without a settings file.
+    #[command(flatten)]
+    pub standalone: StandaloneArgs,
+}
+
+/// What a recovery stands on: the host's settings and state, or the command line alone.
+struct Ground {
+    catalog: Catalog,
+    opener: Opener,
+    bin_directory: Option<PathBuf>,
+    path: String,
+    state_directory: PathBuf,
+    ledger: Ledger,
+    note: Option<String>,
+    /// Removes the state directory at the end.
+    _standalone: Option<Standalone>,
+}
+
+impl Ground {
+    async fn open(global: &Global, args: &RecoverArgs, inputs: &Inputs) -> Result<Self, Failure> {
+        let no_identity = || Failure::of(TITLE)(JobError::NoIdentity { action: "open the base backup" });
+        let given = opener_of(inputs)?;
+        if args.standalone.standalone {
+            let standalone = Standalone::open(&args.standalone).await?;
+            return Ok(Self {
+                catalog: standalone.catalog.clone(),
+                opener: given.ok_or_else(no_identity)?,
+                bin_directory: None,
+                path: standalone.path.clone(),
+                state_directory: standalone.state_directory().to_owned(),
+                ledger: standalone.ledger().await?,
+                note: standalone.note.clone(),
+                _standalone: Some(standalone),
+            });
+        }
+        let host = Host::open_trusting(&global.config, &args.standalone.trust_signer).await?;
+        Ok(Self {
+            opener: given.or_else(|| host.opener()).ok_or_else(no_identity)?,
+            ledger: host.ledger().await?,
+            bin_directory: host.settings.cluster.bin_directory.clone(),
+            state_directory: host.settings.state.directory.clone(),
+            path: host.path,
+            catalog: host.catalog,
+            note: None,
+            _standalone: None,
+        })
+    }
 }
 
 /// Recovers.
@@ -42,33 +92,35 @@ pub struct RecoverArgs {
 /// # Errors
 /// [`Failure`]; what was made in the directory stays there.
 pub async fn run(global: &Global, args: RecoverArgs, inputs: Inputs) -> Result<Report, Failure> {
-    let host = Host::open(&global.config).await?;
-    let ledger = host.ledger().await?;
-    let no_identity = || Failure::of(TITLE)(JobError::NoIdentity { action: "open the base backup" });
-    let opener = opener_of(&inputs)?.or_else(|| host.opener()).ok_or_else(no_identity)?;
-    let (progress, scratch_directory) = (Arc::new(Progress::default()), host.scratch_directory());
+    let ground = Ground::open(global, &args, &inputs).await?;
+    let (catalog, state) = (&ground.catalog, &ground.state_directory);
+    let (progress, scratch_directory) = (Arc::new(Progress::default()), state.join("scratch"));
     let means = Means {
-        catalog: &host.catalog,
-        opener: &opener,
-        bin_directory: host.settings.cluster.bin_directory.as_deref(),
-        path: &host.path,
+        catalog,
+        opener: &ground.opener,
+        bin_directory: ground.bin_directory.as_deref(),
+        path: &ground.path,
         scratch_directory: &scratch_directory,
         progress: &progress,
     };
-    let state = &host.settings.state.directory;
     // Retention must not take what is about to be read.
     let _repository = StateLock::shared(state, &LockName::repository()).map_err(Failure::of(TITLE))?;
-    let mut stock = Stock::read(&host.catalog, Some(&opener)).await.map_err(Failure::of(TITLE))?;
-    stock.shipped = wal::shipped(&host.settings.state.directory);
-    let planned = stock.plan(&host.catalog, &args.at, None, args.timeline).await;
+    let mut stock = Stock::read(catalog, Some(&ground.opener)).await.map_err(Failure::of(TITLE))?;
+    stock.shipped = wal::shipped(state);
+    let planned = stock.plan(catalog, &args.at, None, args.timeline).await;
     let (plan, base) = planned.map_err(Failure::of(TITLE))?;
-    audit::note(&ledger, audit::KEY_USE, (None, Some(base.id.as_str())), "to recover").await?;
+    audit::note(&ground.ledger, audit::KEY_USE, (None, Some(base.id.as_str())), "to recover").await?;
     let subject = |recovered: &Recovered| recovered.base.to_string();
-    let recovered = super::recorded(&ledger, JobKind::Recover, None, TITLE, subject, async {
+    let mut recovered = super::recorded(&ground.ledger, JobKind::Recover, None, TITLE, subject, async {
         let work = Box::pin(recover::recover_into(&means, &stock, &plan, &base, &args.into));
         shown(global, TITLE, &progress, work).await.map_err(Failure::of(TITLE))
     })
     .await?;
+    recovered.notes.extend(ground.note.clone());
+    Ok(report(&args, &recovered))
+}
+
+fn report(args: &RecoverArgs, recovered: &Recovered) -> Report {
     let mut text = format!(
         "recovered {} into {} from base backup {} and {} segments of the log, in {}\n",
         args.at,
@@ -87,5 +139,5 @@ pub async fn run(global: &Global, args: RecoverArgs, inputs: Inputs) -> Result<R
         "into": args.into, "at": args.at.to_string(), "base": recovered.base, "segments": recovered.segments,
         "reached_end_of_log": recovered.reached_end, "notes": recovered.notes, "elapsed_ms": recovered.elapsed_ms,
     });
-    Ok(Report::new("recover", text, &body))
+    Report::new("recover", text, &body)
 }

@@ -16,6 +16,8 @@ use crate::rules::{causes, plain};
 pub enum ExitCode {
     /// Done.
     Done = 0,
+    /// `wal fetch`: there is no such file.
+    NoFile = 1,
     /// Usage or settings.
     Usage = 2,
     /// Database, snapshot or run not found.
@@ -52,12 +54,15 @@ pub enum ExitCode {
     Interrupted = 130,
     /// Ended (SIGTERM) at a safe place.
     Terminated = 143,
+    /// `wal fetch`: the file cannot be had, and recovery must not take that for the end of the log.
+    StopRecovery = 200,
 }
 
 impl ExitCode {
     /// Every code, in order.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::Done,
+        Self::NoFile,
         Self::Usage,
         Self::NotFound,
         Self::Problem,
@@ -76,12 +81,14 @@ impl ExitCode {
         Self::Unknown,
         Self::Interrupted,
         Self::Terminated,
+        Self::StopRecovery,
     ];
 
     /// What it says to whoever called, in words.
     pub fn meaning(self) -> &'static str {
         match self {
             Self::Done => "done",
+            Self::NoFile => "wal fetch: there is no such file",
             Self::Usage => "usage or settings: fix them",
             Self::NotFound => "not found: database, snapshot or run",
             Self::Problem => "a verification, a check or a drill found a problem",
@@ -100,6 +107,7 @@ impl ExitCode {
             Self::Unknown => "what happened cannot be told, or a fence stays up: held, or to be gone on with",
             Self::Interrupted => "interrupted, at a safe place",
             Self::Terminated => "ended by SIGTERM, at a safe place",
+            Self::StopRecovery => "wal fetch: the file cannot be had, and recovery must not go on without",
         }
     }
 }

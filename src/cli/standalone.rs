@@ -13,7 +13,7 @@ use super::report::{ExitCode, Failure};
 use super::repository::open_store;
 use crate::catalog::{Catalog, CatalogError};
 use crate::ledger::Ledger;
-use crate::rules::layout::{MANIFEST, SnapshotHome};
+use crate::rules::layout::{MANIFEST, ObjectKey, SnapshotHome, base_of_key};
 use crate::rules::signature::SignerKey;
 use crate::settings::{self, Environment, RepositorySettings, RepositoryUrl};
 use crate::store::Store;
@@ -109,16 +109,28 @@ impl Standalone {
 async fn only_cluster(store: &dyn Store) -> Result<String, Failure> {
     const ACTION: &str = "find the cluster";
     let objects = store.list("").await.map_err(Failure::of(ACTION))?;
-    let of_manifest = |home: (SnapshotHome, &str)| (home.1 == MANIFEST).then_some(home.0.cluster);
+    let of_manifest = |key: &ObjectKey| {
+        let of_snapshot = SnapshotHome::of_key(key).map(|(home, file)| (home.cluster, file));
+        let of_base = || {
+            let (cluster, _) = key.as_str().split_once('/')?;
+            base_of_key(key).map(|(_, file)| (cluster.to_owned(), file))
+        };
+        let (cluster, file) = of_snapshot.or_else(of_base)?;
+        (file == MANIFEST).then_some(cluster)
+    };
     let clusters: BTreeSet<String> = objects
         .iter()
-        .filter_map(|object| SnapshotHome::of_key(&object.key).and_then(of_manifest))
+        .filter_map(|object| of_manifest(&object.key))
         .filter(|name| settings::cluster_name(name).is_ok())
         .collect();
     let mut names = clusters.iter();
     match (names.next(), names.next()) {
         (Some(only), None) => Ok(only.clone()),
-        (None, _) => Err(Failure::new(ACTION, ExitCode::NotFound, "the repository holds no snapshot")),
+        (None, _) => Err(Failure::new(
+            ACTION,
+            ExitCode::NotFound,
+            "the repository holds neither a snapshot nor a base backup",
+        )),
         (Some(_), Some(_)) => {
             let names: Vec<_> = clusters.into_iter().collect();
             let text = format!("the repository holds several: {}", names.join(", "));

@@ -1,4 +1,7 @@
-//! `belay wal`: receives the write-ahead log.
+//! `belay wal`: receives the write-ahead log, or takes it from the server and gives it back, file by file.
+
+pub mod fetch;
+pub mod push;
 
 use std::path::Path;
 
@@ -8,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::base_backup::cluster_of;
 use super::host::Host;
+use super::privileges::Inputs;
 use super::report::{Failure, Report};
 use super::{Global, clock};
 use crate::jobs::migrate::Stop;
@@ -19,19 +23,38 @@ use crate::ledger::lock::{LockName, StateLock};
 pub enum WalVerb {
     /// Receive it from the server and store it, until told to stop
     Receive(ReceiveArgs),
+    /// Store one file of it: PostgreSQL's archive_command, instead of receiving
+    Push(push::PushArgs),
+    /// Fetch one file of it: PostgreSQL's restore_command
+    Fetch(fetch::FetchArgs),
+    /// Fetch what follows a segment, before it is asked for
+    #[command(hide = true)]
+    FetchAhead(fetch::FetchAheadArgs),
 }
 
 /// Options of `belay wal receive`.
 #[derive(Debug, Args)]
 pub struct ReceiveArgs {}
 
-/// Receives until `stop` comes.
+/// Carries it out; `stop` is for what goes on until then.
 ///
 /// # Errors
 /// [`Failure`]; nothing is lost by beginning again.
-pub async fn run(global: &Global, verb: WalVerb, mut stop: Stop) -> Result<Report, Failure> {
+pub async fn run(global: &Global, verb: WalVerb, inputs: Inputs, stop: Stop) -> Result<Report, Failure> {
+    match verb {
+        WalVerb::Receive(args) => Box::pin(run_receiver(global, args, stop)).await,
+        WalVerb::Push(args) => Box::pin(push::run(&global.config, args, &inputs.directory)).await,
+        WalVerb::Fetch(args) => Box::pin(fetch::run(&global.config, args, &inputs.directory)).await,
+        WalVerb::FetchAhead(args) => Box::pin(fetch::run_ahead(&global.config, args)).await,
+    }
+}
+
+async fn run_receiver(
+    global: &Global,
+    ReceiveArgs {}: ReceiveArgs,
+    mut stop: Stop,
+) -> Result<Report, Failure> {
     const TITLE: &str = "wal receive";
-    let WalVerb::Receive(ReceiveArgs {}) = verb;
     let host = Host::open(&global.config).await?;
     let stopped = CancellationToken::new();
     let last = std::sync::Mutex::new(None);

@@ -44,7 +44,7 @@ async fn receive_on(mut hosts: watch::Receiver<Arc<Host>>, stop: CancellationTok
     let mut pause = FIRST_PAUSE;
     while !stop.is_cancelled() {
         let host = Arc::clone(&hosts.borrow_and_update());
-        if !host.settings.cluster.point_in_time {
+        if !host.settings.cluster.point_in_time || !host.settings.wal.receive {
             tokio::select! {
                 changed = hosts.changed() => if changed.is_err() { return },
                 () = stop.cancelled() => {}

@@ -47,7 +47,8 @@ impl Standing {
 /// Looks where everything stands that is scheduled for `databases`, snapshots first.
 ///
 /// A verification of a database without snapshots is not scheduled; nor is a base backup while no log is
-/// received, which `log_since` says: one from before is of no use, and another is due at once.
+/// received, which `log_since` says: one from before is of no use, and another is due at once. Where the
+/// server hands its log over nobody says it, and the schedule alone counts.
 ///
 /// # Errors
 /// What the ledger says.
@@ -73,6 +74,7 @@ pub async fn standings(
             );
         }
     }
+    let log_since = if settings.wal.receive { log_since } else { Some(DateTime::<Utc>::MIN_UTC) };
     if let Some(since) = log_since.filter(|_| settings.cluster.point_in_time) {
         let mut made = look.done(JobKind::BaseBackup, None).await?;
         made.retain(|began_at| *began_at >= since);

@@ -328,6 +328,7 @@ async fn recover_from(
         timeline: plan.window.timeline,
         stop_at: plan.stop_at.as_ref(),
         superuser: &base.bootstrap_superuser,
+        segment_bytes: base.segment_bytes,
         is_durable,
     };
     let mut reached_end = false;

@@ -75,6 +75,11 @@ impl LockName {
         Self("wal piece".into())
     }
 
+    /// Whoever fetches the write-ahead log ahead of a server that recovers.
+    pub fn wal_ahead() -> Self {
+        Self("wal ahead".into())
+    }
+
     /// The daemon of a state directory.
     pub fn daemon() -> Self {
         Self("daemon".into())

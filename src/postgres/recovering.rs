@@ -35,6 +35,8 @@ pub struct Replay<'a> {
     pub stop_at: Option<&'a Target>,
     /// Name of the cluster's first role.
     pub superuser: &'a str,
+    /// Bytes of a segment of the log.
+    pub segment_bytes: u64,
     /// Whether what is recovered has to outlive a crash of the machine.
     pub is_durable: bool,
 }
@@ -130,6 +132,8 @@ impl Replay<'_> {
             ("max_connections", "100".into()),
             ("max_prepared_transactions", prepared_transactions.into()),
             ("max_wal_size", "4GB".into()),
+            // The server wants room for two segments, and its default has it up to 40 MiB.
+            ("min_wal_size", format!("{}MB", (self.segment_bytes >> 19).max(80))),
             ("autovacuum", "off".into()),
             ("fsync", on_off(self.is_durable)),
             ("full_page_writes", on_off(self.is_durable)),

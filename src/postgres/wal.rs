@@ -18,7 +18,7 @@
 
 mod reader;
 
-pub use reader::WalReader;
+pub use reader::{WalReader, system_identifier_in};
 
 use std::collections::BTreeMap;
 

@@ -17,6 +17,8 @@
 //! it the piece is not there. The log says what the server does when it recovers, so nobody but the
 //! writer of the repository may add to it.
 
+pub mod file_name;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;

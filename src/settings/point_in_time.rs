@@ -21,6 +21,8 @@ pub struct BaseBackupSettings {
 /// `[wal]`
 #[derive(Debug, Clone)]
 pub struct WalSettings {
+    /// Whether it is received by a replication slot; else the server hands it over, by `belay wal push`.
+    pub receive: bool,
     /// How old the newest stored byte may become while there is log to store.
     pub ship_every: Duration,
     /// Bytes of received segments that may wait for the store.
@@ -51,8 +53,10 @@ impl WalSettings {
         let spool_bytes = table.parsed("spool", |text| units::bytes_within(text, "64MiB", "1TiB"))?;
         let keep = table.parsed("keep", |text| units::bytes_within(text, "64MiB", "1TiB"))?;
         let slot = table.parsed("slot", slot_name)?;
+        let receive = table.boolean("receive")?.unwrap_or(true);
         table.finish()?;
         Ok(Self {
+            receive,
             ship_every: ship_every.unwrap_or(Duration::from_secs(10)),
             spool_bytes: spool_bytes.unwrap_or(1 << 30),
             keep_bytes: keep.unwrap_or(16 << 30),

@@ -3,8 +3,12 @@
 mod check;
 mod daemon;
 mod deaths;
+mod fetching;
 mod moments;
 mod poison;
+mod pushing;
 mod refusals;
 pub mod site;
+mod standalone;
 mod timelines;
+mod versions;

@@ -222,9 +222,11 @@ impl<'a> Shipping<'a> {
             Spooled::Open(segment) => Some(segment),
             _ => None,
         });
-        match open {
-            Some(segment) => self.ship_open(segment).await,
-            None => Ok(()),
+        let Some(segment) = open else { return Ok(()) };
+        match self.ship_open(segment).await {
+            // It was completed since it was listed.
+            Err(JobError::Disk { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
         }
     }
 
@@ -343,11 +345,7 @@ impl<'a> Shipping<'a> {
 /// How far an open segment is written, from `from` on: the file has its full size from the beginning, and
 /// nothing but zeros behind the log.
 fn written_until(path: &Path, from: u64) -> io::Result<u64> {
-    let file = match File::open(path) {
-        // It was completed since it was listed.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(from),
-        other => other?,
-    };
+    let file = File::open(path)?;
     let mut end = file.metadata()?.len();
     let mut slice = Vec::new();
     while end > from {

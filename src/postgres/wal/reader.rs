@@ -141,7 +141,7 @@ async fn find_files(
     };
     let data = PathBuf::from(data);
     // Behind a tunnel there may be another cluster at the same path.
-    let identifier = match identifier_in(&data) {
+    let identifier = match system_identifier_in(&data) {
         Ok(identifier) => identifier,
         Err(error) => return Ok(Err(format!("read {}: {error}", data.join(CONTROL_FILE).display()))),
     };
@@ -157,8 +157,11 @@ async fn find_files(
 
 const CONTROL_FILE: &str = "global/pg_control";
 
-/// The system identifier that a cluster's control file begins with.
-fn identifier_in(data: &Path) -> std::io::Result<u64> {
+/// The system identifier that a cluster's control file begins with, by its data directory.
+///
+/// # Errors
+/// What the system says.
+pub fn system_identifier_in(data: &Path) -> std::io::Result<u64> {
     let mut bytes = [0; 8];
     File::open(data.join(CONTROL_FILE))?.read_exact(&mut bytes)?;
     Ok(u64::from_ne_bytes(bytes))

@@ -57,7 +57,7 @@ impl Header {
         let is_page = u16_at(bytes, 0)? >> 8 == 0xD1 && u16_at(bytes, 2)? & IS_LONG != 0;
         let is_segment = (1 << 20..=1 << 30).contains(&header.segment_bytes)
             && header.segment_bytes.is_power_of_two()
-            && header.start.0 % u64::from(header.segment_bytes) == 0;
+            && header.start.0.is_multiple_of(u64::from(header.segment_bytes));
         let has_pages =
             header.page_bytes.is_power_of_two() && (1 << 10..=1 << 16).contains(&header.page_bytes);
         (is_page && is_segment && has_pages).then_some(header)
@@ -184,4 +184,124 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 
 fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SEGMENT: u64 = 1 << 20;
+    const PAGE: usize = 8192;
+
+    /// A segment of records, whose first continues one of `before` bytes of the segment before.
+    fn segment(before: usize, records: &[Vec<u8>]) -> Vec<u8> {
+        let mut pending: Vec<u8> = vec![7; before];
+        pending.resize(before.next_multiple_of(8), 0);
+        let mut begins_at = vec![before];
+        for record in records {
+            pending.extend_from_slice(record);
+            pending.resize(pending.len().next_multiple_of(8), 0);
+            begins_at.push(pending.len());
+        }
+        let (mut bytes, mut done) = (Vec::new(), 0);
+        while done < pending.len() || bytes.is_empty() {
+            let is_first = bytes.is_empty();
+            let rest =
+                if is_first { before } else { begins_at.iter().find(|end| **end >= done).unwrap() - done };
+            let flags = u16::from(rest > 0) | if is_first { IS_LONG } else { 0 };
+            let start = bytes.len();
+            bytes.extend_from_slice(&0xD110u16.to_le_bytes());
+            bytes.extend_from_slice(&flags.to_le_bytes());
+            bytes.extend_from_slice(&1u32.to_le_bytes());
+            bytes.extend_from_slice(&(5 * SEGMENT + start as u64).to_le_bytes());
+            bytes.extend_from_slice(&(u32::try_from(rest).unwrap()).to_le_bytes());
+            bytes.extend_from_slice(&[0; 4]);
+            if is_first {
+                bytes.extend_from_slice(&77u64.to_le_bytes());
+                bytes.extend_from_slice(&(u32::try_from(SEGMENT).unwrap()).to_le_bytes());
+                bytes.extend_from_slice(&(u32::try_from(PAGE).unwrap()).to_le_bytes());
+            }
+            let room = (start + PAGE - bytes.len()).min(pending.len() - done);
+            bytes.extend_from_slice(&pending[done..done + room]);
+            done += room;
+            bytes.resize(start + PAGE, 0);
+        }
+        bytes.resize(usize::try_from(SEGMENT).unwrap(), 0);
+        bytes
+    }
+
+    fn record(manager: u8, info: u8, data: &[u8]) -> Vec<u8> {
+        let mut record = vec![0; RECORD_BYTES];
+        record[16] = info;
+        record[17] = manager;
+        record.push(254);
+        record.extend_from_slice(&(u32::try_from(data.len()).unwrap()).to_le_bytes());
+        record.extend_from_slice(data);
+        let length = u32::try_from(record.len()).unwrap();
+        record[..4].copy_from_slice(&length.to_le_bytes());
+        record
+    }
+
+    fn commit(second: i64) -> Vec<u8> {
+        record(TRANSACTIONS, 0x80, &(second * 1_000_000).to_le_bytes())
+    }
+
+    fn latest(bytes: &[u8], pieces: usize) -> Option<i64> {
+        let mut ends = Ends::default();
+        bytes.chunks(pieces.max(1)).for_each(|piece| ends.update(piece));
+        ends.latest().map(|at| at.timestamp() - EPOCH_SECONDS)
+    }
+
+    #[test]
+    fn a_segment_says_where_it_is_from() {
+        let header = Header::of(&segment(0, &[])).unwrap();
+        assert_eq!(header.system_identifier, 77);
+        assert_eq!((header.start, header.timeline), (Lsn(5 * SEGMENT), 1));
+        assert_eq!(u64::from(header.segment_bytes), SEGMENT);
+        assert_eq!(Header::of(&[0; HEADER_BYTES]), None);
+        assert_eq!(Header::of(b"short"), None);
+    }
+
+    #[test]
+    fn the_latest_end_counts_and_no_other_record() {
+        let long = record(10, 0, &[9; 3 * PAGE]);
+        let prepared = record(TRANSACTIONS, 0x10, &90i64.to_le_bytes());
+        let records = [commit(5), long.clone(), commit(8), prepared, commit(7), long];
+        assert_eq!(latest(&segment(0, &records), 1000), Some(8));
+        assert_eq!(latest(&segment(PAGE + 33, &records), 1000), Some(8));
+        assert_eq!(latest(&segment(100, &[]), 1000), None);
+    }
+
+    #[test]
+    fn an_end_that_goes_on_in_the_next_segment_does_not_count() {
+        let mut bytes = segment(0, &[commit(5), record(10, 0, &[9; PAGE]), commit(8)]);
+        bytes.truncate(PAGE);
+        assert_eq!(latest(&bytes, 1000), Some(5));
+    }
+
+    proptest! {
+        #[test]
+        fn the_pieces_it_passes_in_make_no_difference(
+            lengths in proptest::collection::vec(0usize..20_000, 0..12), before in 0usize..20_000, piece in 1usize..10_000,
+        ) {
+            let records: Vec<Vec<u8>> = lengths.iter().enumerate()
+                .flat_map(|(at, length)| [record(10, 0, &vec![9; *length]), commit(i64::try_from(at).unwrap())])
+                .collect();
+            let bytes = segment(before, &records);
+            let expected = lengths.len().checked_sub(1).map(|last| i64::try_from(last).unwrap());
+            prop_assert_eq!(latest(&bytes, piece), expected);
+        }
+
+        #[test]
+        fn no_bytes_are_too_strange(mut bytes in proptest::collection::vec(any::<u8>(), 0..40_000), keeps_head: bool) {
+            let good = segment(0, &[]);
+            let head = bytes.len().min(HEADER_BYTES);
+            if keeps_head {
+                bytes[..head].copy_from_slice(&good[..head]);
+            }
+            let _ = latest(&bytes, 777);
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 
-use crate::world::{Belay, Cluster, Output, a_cluster};
+use crate::world::{Belay, Cluster, Output, Plan, a_cluster};
 
 /// A cluster with the database `app`, and an installation that keeps its log.
 pub struct Site {
@@ -15,7 +15,12 @@ pub struct Site {
 
 /// Commits can be told by their time: `track_commit_timestamp` is on.
 pub fn a_site() -> Site {
-    let cluster = a_cluster()
+    a_site_on(a_cluster())
+}
+
+/// As [`a_site`], on another cluster.
+pub fn a_site_on(plan: Plan) -> Site {
+    let cluster = plan
         .with_setting("wal_level=replica")
         .with_setting("max_wal_senders=10")
         .with_setting("track_commit_timestamp=on")
@@ -27,7 +32,44 @@ pub fn a_site() -> Site {
     Site { cluster, belay }
 }
 
+/// As [`a_site`], whose server hands its log over instead.
+pub fn a_site_that_pushes(plan: Plan) -> Site {
+    let site = a_site_on(plan.with_setting("archive_mode=on"));
+    let command = site.command_of_server("wal push %p");
+    site.cluster.psql("postgres", &format!("ALTER SYSTEM SET archive_command = '{command}'"));
+    site.cluster.psql("postgres", "SELECT pg_reload_conf()");
+    site
+}
+
 impl Site {
+    /// What a server runs `belay` by: it may not enter where that was built.
+    pub fn command_of_server(&self, words: &str) -> String {
+        let program = self.cluster.host().join("belay");
+        if !program.exists() {
+            std::fs::copy(env!("CARGO_BIN_EXE_belay"), &program).unwrap();
+        }
+        let (program, settings) = (program.display(), self.belay.settings().display().to_string());
+        format!("env -i PATH=/usr/bin:/bin {program} --config {settings} {words}")
+    }
+
+    /// Has the server end its segment, and waits until all of its log is handed over.
+    pub fn switch(&self) {
+        let file = "SELECT pg_walfile_name(pg_current_wal_insert_lsn())";
+        let last = self.cluster.psql("postgres", file);
+        self.cluster.psql("postgres", "SELECT pg_switch_wal()");
+        self.wait_until_pushed(&last);
+    }
+
+    /// Waits until a segment is handed over.
+    pub fn wait_until_pushed(&self, segment: &str) {
+        let sql = "SELECT coalesce(last_archived_wal, ''), failed_count FROM pg_stat_archiver";
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while self.cluster.psql("postgres", sql).as_str() < segment {
+            assert!(Instant::now() < deadline, "{segment} is not pushed: {}", self.cluster.log());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
     /// Makes a base backup.
     pub fn base(&self) -> serde_json::Value {
         self.belay.json(["base-backup"])
@@ -55,6 +97,10 @@ impl Site {
         Receiver::start(&self.belay)
     }
 
+    fn receiver_log(&self) -> std::path::PathBuf {
+        receiver_log(&self.belay)
+    }
+
     /// Receives the log until what is there now is stored.
     pub fn receive_all(&self) {
         let wanted = self.lsn();
@@ -73,8 +119,9 @@ impl Site {
             let slots = "SELECT slot_name, restart_lsn, pg_current_wal_flush_lsn() FROM pg_replication_slots";
             assert!(
                 Instant::now() < deadline,
-                "{lsn} is not stored: {}",
-                self.cluster.psql("postgres", slots)
+                "{lsn} is not stored: {} {}",
+                self.cluster.psql("postgres", slots),
+                std::fs::read_to_string(self.receiver_log()).unwrap_or_default()
             );
             std::thread::sleep(Duration::from_millis(50));
         }
@@ -83,6 +130,28 @@ impl Site {
     /// Restores the database as it was `at`, into `back`.
     pub fn restore(&self, at: &str) -> Output {
         self.belay.run(["restore", "app", "--at", at, "--into", "back"])
+    }
+
+    /// Recovers the cluster as it was `at`, and goes on with that in place of the live one.
+    pub fn go_back(&self, at: &str) {
+        let data = self.cluster.room("recovered").join("data");
+        let into = data.to_string_lossy().into_owned();
+        let recovered = self.belay.run(["recover", "--into", &into, "--at", at]);
+        assert_eq!(recovered.code, 0, "{}", recovered.stderr);
+        self.cluster.go_on_with(&data);
+        let timeline = self.cluster.psql("postgres", "SELECT timeline_id FROM pg_control_checkpoint()");
+        assert_eq!(timeline, "2");
+    }
+
+    /// What the rows say of the database as it was `at`, on the newest timeline unless one is named.
+    pub fn bodies(&self, at: &str, timeline: Option<&str>) -> String {
+        let on = timeline.into_iter().flat_map(|timeline| ["--timeline", timeline]);
+        let args = ["restore", "app", "--at", at, "--into", "back"].into_iter().chain(on);
+        let restored = self.belay.run(args);
+        assert_eq!(restored.code, 0, "{at}: {}", restored.stderr);
+        let found = self.cluster.psql("back", "SELECT string_agg(body, ' ' ORDER BY id) FROM moments");
+        self.cluster.psql("postgres", "DROP DATABASE back");
+        found
     }
 
     /// What the restored database has; it is dropped.
@@ -95,6 +164,10 @@ impl Site {
     }
 }
 
+fn receiver_log(belay: &Belay) -> std::path::PathBuf {
+    belay.home().join("receiver.log")
+}
+
 /// A running `belay wal receive`.
 pub struct Receiver(Child);
 
@@ -102,7 +175,15 @@ impl Receiver {
     /// Starts it.
     pub fn start(belay: &Belay) -> Receiver {
         let mut command = belay.command(["wal", "receive"]);
-        Receiver(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+        let log = std::fs::File::create(receiver_log(belay)).unwrap();
+        Receiver(command.stdout(Stdio::null()).stderr(log).spawn().unwrap())
+    }
+
+    /// The most memory that it had, in KiB.
+    pub fn peak_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id())).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        peak.split_whitespace().next().unwrap().parse().unwrap()
     }
 
     /// Tells it to stop; it stores what it has.

@@ -3,28 +3,6 @@ use std::collections::BTreeSet;
 use super::site::{Site, a_site, text_of};
 use crate::world::{Belay, Cluster, Locale, a_cluster};
 
-/// Recovers the cluster as it was `at`, and goes on with that in place of the live one.
-fn go_back(site: &Site, at: &str) {
-    let data = site.cluster.room("recovered").join("data");
-    let into = data.to_string_lossy().into_owned();
-    let recovered = site.belay.run(["recover", "--into", &into, "--at", at]);
-    assert_eq!(recovered.code, 0, "{}", recovered.stderr);
-    site.cluster.go_on_with(&data);
-    let control = site.cluster.psql("postgres", "SELECT timeline_id FROM pg_control_checkpoint()");
-    assert_eq!(control, "2");
-}
-
-/// What the rows say of the database as it was `at`.
-fn bodies(site: &Site, at: &str, timeline: Option<&str>) -> String {
-    let on: Vec<&str> = timeline.into_iter().flat_map(|timeline| ["--timeline", timeline]).collect();
-    let args = ["restore", "app", "--at", at, "--into", "back"].into_iter().chain(on);
-    let restored = site.belay.run(args);
-    assert_eq!(restored.code, 0, "{at}: {}", restored.stderr);
-    let found = site.cluster.psql("back", "SELECT string_agg(body, ' ' ORDER BY id) FROM moments");
-    site.cluster.psql("postgres", "DROP DATABASE back");
-    found
-}
-
 fn restore_point(site: &Site, name: &str) {
     site.cluster.psql("app", &format!("SELECT pg_create_restore_point('{name}')"));
 }
@@ -46,7 +24,7 @@ fn a_fork() -> (Site, [String; 4]) {
     restore_point(&site, "given-up");
     site.wait_until_stored(&site.lsn());
     receiver.end();
-    go_back(&site, &fork);
+    site.go_back(&fork);
     (site, [time_before, place_before, fork, given_up])
 }
 
@@ -63,16 +41,16 @@ fn moments_before_and_after_a_switch_and_on_what_was_given_up_come_back() {
     receiver.end();
 
     for at in [&time_before, &place_before, "name:before"] {
-        assert_eq!(bodies(&site, at, None), "one", "{at}");
+        assert_eq!(site.bodies(at, None), "one", "{at}");
     }
-    assert_eq!(bodies(&site, &fork, None), "one two");
+    assert_eq!(site.bodies(&fork, None), "one two");
     for at in [&time_after, &place_after, "name:after"] {
-        assert_eq!(bodies(&site, at, None), "one two five", "{at}");
+        assert_eq!(site.bodies(at, None), "one two five", "{at}");
     }
-    assert_eq!(bodies(&site, "latest", None), "one two five six");
-    assert_eq!(bodies(&site, &given_up, Some("1")), "one two three");
+    assert_eq!(site.bodies("latest", None), "one two five six");
+    assert_eq!(site.bodies(&given_up, Some("1")), "one two three");
     for at in ["name:given-up", "latest"] {
-        assert_eq!(bodies(&site, at, Some("1")), "one two three four", "{at}");
+        assert_eq!(site.bodies(at, Some("1")), "one two three four", "{at}");
     }
     let unknown = site.belay.run(["restore", "app", "--at", "latest", "--timeline", "7", "--into", "back"]);
     assert_eq!(unknown.code, 10, "{}", unknown.stderr);
@@ -104,12 +82,13 @@ fn log_that_the_new_server_has_no_more_is_told_and_nothing_of_what_was_given_up_
     assert_eq!(window["timeline"], 2, "{windows:?}");
     assert!(!window["resumes_lsn"].is_null(), "{windows:?}");
     // Timeline 1 has log in the segment with the fork that was given up: it is not replayed here.
-    assert_eq!(bodies(&site, "latest", None), "one two");
-    assert_eq!(bodies(&site, window["until_lsn"].as_str().unwrap(), None), "one two");
+    assert_eq!(site.bodies("latest", None), "one two");
+    assert_eq!(site.bodies(window["until_lsn"].as_str().unwrap(), None), "one two");
     let refused = site.restore(&given_up);
     assert_eq!(refused.code, 10, "{}", refused.stderr);
     assert!(refused.stderr.contains("it is there with --timeline 1"), "{}", refused.stderr);
-    assert_eq!(bodies(&site, &given_up, Some("1")), "one two three");
+    assert_eq!(site.bodies(&given_up, Some("1")), "one two three");
+    assert_a_server_gets_nothing_that_was_given_up(&site, window["until_lsn"].as_str().unwrap());
 
     site.base();
     site.write("six");
@@ -118,7 +97,7 @@ fn log_that_the_new_server_has_no_more_is_told_and_nothing_of_what_was_given_up_
     let refused = site.restore(&in_gap);
     assert_eq!(refused.code, 10, "{}", refused.stderr);
     assert!(refused.stderr.contains("log is missing there"), "{}", refused.stderr);
-    assert_eq!(bodies(&site, "latest", None), "one two lost five six");
+    assert_eq!(site.bodies("latest", None), "one two lost five six");
 
     let settings = std::fs::read_to_string(site.belay.settings()).unwrap();
     site.belay.write_settings(&format!("{settings}[retention]\nkeep = \"0s\"\n"));
@@ -126,7 +105,24 @@ fn log_that_the_new_server_has_no_more_is_told_and_nothing_of_what_was_given_up_
     assert_eq!(retained["removed"].as_array().unwrap().len(), 1, "{retained}");
     let of_first = site.belay.repository().join("prod/wal/00000001");
     assert!(!of_first.exists(), "what was given up is out of the window");
-    assert_eq!(bodies(&site, "latest", None), "one two lost five six");
+    assert_eq!(site.bodies("latest", None), "one two lost five six");
+}
+
+/// Asks for the segment with the fork as a server does that follows timeline 2.
+fn assert_a_server_gets_nothing_that_was_given_up(site: &Site, fork: &str) {
+    let fork: belay::rules::wal::Lsn = fork.parse().unwrap();
+    let segment = belay::rules::physical::Segment::at(2, fork, 1 << 20);
+    let to = site.cluster.room("fetched").join("RECOVERYXLOG");
+    let fetch = |name: String| site.belay.run(["wal", "fetch", &name, to.to_str().unwrap()]);
+    let fetched = fetch(segment.to_string());
+    assert_eq!(fetched.code, 0, "{}", fetched.stderr);
+    let bytes = std::fs::read(&to).unwrap();
+    let (before, behind) = bytes.split_at(usize::try_from(fork.0 % (1 << 20)).unwrap());
+    assert!(before.iter().any(|byte| *byte != 0) && behind.iter().all(|byte| *byte == 0));
+    assert_eq!(fetch("00000002.history".into()).code, 0);
+    // Before the fork timeline 2 has nothing of its own, and nothing is missing there.
+    let earlier = belay::rules::physical::Segment { number: segment.number - 1, ..segment };
+    assert_eq!(fetch(earlier.to_string()).code, 1);
 }
 
 fn objects(belay: &Belay) -> BTreeSet<std::path::PathBuf> {
@@ -171,5 +167,5 @@ fn another_cluster_under_the_same_name_is_refused_before_anything_is_stored() {
     site.belay.write_settings(&settings);
     site.write("two");
     site.receive_all();
-    assert_eq!(bodies(&site, "latest", None), "one two");
+    assert_eq!(site.bodies("latest", None), "one two");
 }

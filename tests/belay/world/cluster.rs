@@ -28,6 +28,7 @@ pub struct Plan {
     encoding: String,
     listen: Listen,
     menagerie: bool,
+    segment_mib: u32,
     settings: Vec<String>,
 }
 
@@ -48,6 +49,7 @@ fn a_cluster_on(server: Server) -> Plan {
         encoding: "UTF8".into(),
         listen: Listen::Socket,
         menagerie: false,
+        segment_mib: 1,
         settings: Vec::new(),
     }
 }
@@ -68,6 +70,11 @@ impl Plan {
         Plan { listen, ..self }
     }
 
+    /// Has segments of the log of so many MiB rather than of one.
+    pub fn with_segments_of(self, mib: u32) -> Plan {
+        Plan { segment_mib: mib, ..self }
+    }
+
     /// Adds a server setting, written `name=value`.
     pub fn with_setting(mut self, setting: &str) -> Plan {
         self.settings.push(setting.into());
@@ -86,7 +93,8 @@ impl Plan {
             true => self.server.with_menagerie(&world.path().join("server")),
             false => self.server.clone(),
         };
-        template::copy_to(&world.path().join("data"), &server, &self.locale, &self.encoding);
+        let data = world.path().join("data");
+        template::copy_to(&data, &server, &self.locale, &self.encoding, self.segment_mib);
         let port = free_port();
         let watchdog = self.watch(&server, world.path(), port);
         let cluster = Cluster { server, world: world.keep(), port, watchdog };
@@ -189,8 +197,7 @@ impl Cluster {
 
     /// Starts the server that [`Cluster::crash`] ended, and waits until it takes connections.
     pub fn start_again(&self) {
-        let mut orders = self.watchdog.stdin.as_ref().expect("the watchdog's input is piped");
-        orders.write_all(b"start\n").expect("ask for another server");
+        self.order();
         let deadline = Instant::now() + Duration::from_secs(60);
         while !self.client("pg_isready").arg("--quiet").status().expect("run pg_isready").success() {
             assert!(Instant::now() < deadline, "the server does not start again: {}", self.log());
@@ -200,12 +207,34 @@ impl Cluster {
 
     /// Ends the server in good order, and starts it on `data` instead; what it had is kept beside.
     pub fn go_on_with(&self, data: &Path) {
+        self.exchange(data);
+        self.start_again();
+    }
+
+    /// As [`Cluster::go_on_with`], without waiting: the server recovers first, or ends.
+    pub fn exchange(&self, data: &Path) {
         let mut stop = owner::command(&self.server.program("pg_ctl"));
         stop.args(["stop", "--silent", "--wait", "--mode=fast", "--pgdata"]).arg(self.data());
         self.run(stop.current_dir("/"));
-        std::fs::rename(self.data(), self.world.join("data-before")).expect("set the data aside");
+        let aside = (0..).map(|n| self.world.join(format!("data-before-{n}"))).find(|path| !path.exists());
+        std::fs::rename(self.data(), aside.expect("numbers do not run out")).expect("set the data aside");
         std::fs::rename(data, self.data()).expect("put the other data in place");
-        self.start_again();
+    }
+
+    /// Copies the data directory by `pg_basebackup`, without any of the log.
+    pub fn copy_of_data(&self, name: &str) -> PathBuf {
+        let data = self.room(name).join("data");
+        let mut copy = owner::command(&self.server.program("pg_basebackup"));
+        copy.args(["--wal-method=none", "--checkpoint=fast", "--no-sync", "--pgdata"]).arg(&data);
+        copy.env("PGHOST", &self.world).env("PGPORT", self.port.to_string()).env("PGUSER", "postgres");
+        self.run(copy.current_dir("/"));
+        data
+    }
+
+    /// Orders another server after one that has ended; see [`Cluster::start_again`].
+    pub fn order(&self) {
+        let mut orders = self.watchdog.stdin.as_ref().expect("the watchdog's input is piped");
+        orders.write_all(b"start\n").expect("ask for another server");
     }
 
     /// Makes a directory that is removed with the cluster, and that the cluster's owner can write.

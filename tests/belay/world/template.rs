@@ -18,9 +18,10 @@ pub enum Locale {
     Icu(String),
 }
 
-/// Copies a fresh data directory of `server` to `data`, which must not exist.
-pub fn copy_to(data: &Path, server: &Server, locale: &Locale, encoding: &str) {
-    let template = made(server, locale, encoding);
+/// Copies a fresh data directory of `server` to `data`, which must not exist; a segment of its log has
+/// `segment_mib` MiB.
+pub fn copy_to(data: &Path, server: &Server, locale: &Locale, encoding: &str, segment_mib: u32) {
+    let template = made(server, locale, encoding, segment_mib);
     let copied = Command::new("cp").args(["--archive", "--reflink=auto"]).arg(template).arg(data).status();
     assert!(copied.expect("run cp").success(), "copy the template of a data directory");
 }
@@ -28,8 +29,11 @@ pub fn copy_to(data: &Path, server: &Server, locale: &Locale, encoding: &str) {
 /// Returns the template, made first if no test did so before.
 ///
 /// Tests run in processes of their own, so a lock on a file lets one make it while the others wait.
-fn made(server: &Server, locale: &Locale, encoding: &str) -> PathBuf {
-    let key = format!("{} {locale:?} {encoding} {}", server.build(), Uid::effective());
+fn made(server: &Server, locale: &Locale, encoding: &str, segment_mib: u32) -> PathBuf {
+    let mut key = format!("{} {locale:?} {encoding} {}", server.build(), Uid::effective());
+    if segment_mib != 1 {
+        key.push_str(&format!(" {segment_mib}"));
+    }
     let key: String =
         key.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect();
     let shared = Path::new(env!("CARGO_TARGET_TMPDIR")).join("templates");
@@ -40,14 +44,14 @@ fn made(server: &Server, locale: &Locale, encoding: &str) -> PathBuf {
     if !template.exists() {
         let unfinished = shared.join(format!("{key}.unfinished"));
         let _ = std::fs::remove_dir_all(&unfinished);
-        make(server, locale, encoding, &unfinished);
+        make(server, locale, encoding, segment_mib, &unfinished);
         std::fs::rename(&unfinished, &template).expect("name a template");
     }
     template
 }
 
 /// Runs `initdb` in a directory that the owner can enter, which `target` need not be, and moves the outcome.
-fn make(server: &Server, locale: &Locale, encoding: &str, to: &Path) {
+fn make(server: &Server, locale: &Locale, encoding: &str, segment_mib: u32, to: &Path) {
     let temporary = owner::temporary_directory();
     let data = temporary.path().join("data");
     let mut initdb = owner::command(&server.program("initdb"));
@@ -55,7 +59,7 @@ fn make(server: &Server, locale: &Locale, encoding: &str, to: &Path) {
         "--auth=trust",
         "--username=postgres",
         "--no-sync",
-        "--wal-segsize=1",
+        &format!("--wal-segsize={segment_mib}"),
         "--encoding",
         encoding,
     ]);

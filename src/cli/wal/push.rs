@@ -1,0 +1,43 @@
+//! `belay wal push`: PostgreSQL's `archive_command`.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde_json::json;
+
+use crate::cli::clock;
+use crate::cli::host::Host;
+use crate::cli::report::{Failure, Report};
+use crate::jobs::push_wal::{self, Means, Pushed};
+
+/// Options of `belay wal push`.
+#[derive(Debug, Args)]
+pub struct PushArgs {
+    /// The file: %p of PostgreSQL's archive_command
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+}
+
+/// Stores the file; `directory` is where the caller stands, the data directory for PostgreSQL.
+///
+/// # Errors
+/// [`Failure`]; then PostgreSQL keeps the file, and tries again.
+pub async fn run(config: &Path, args: PushArgs, directory: &Path) -> Result<Report, Failure> {
+    let title = format!("wal push {}", args.file.display());
+    let host = Host::open(config).await?;
+    let sealer = host.sealer()?;
+    let means = Means {
+        catalog: &host.catalog,
+        sealer: &sealer,
+        signing: host.signing(&title)?,
+        state: &host.settings.state.directory,
+        clock: clock::now,
+    };
+    let pushed = push_wal::push(&means, &directory.join(&args.file)).await.map_err(Failure::of(&title))?;
+    let (stored, reason) = match pushed {
+        Pushed::Stored(piece) => (Some(piece), None),
+        Pushed::NotNeeded(reason) => (None, Some(reason)),
+    };
+    // PostgreSQL's log has a line for each file as it is.
+    Ok(Report::new("wal-push", "", &json!({ "file": args.file, "stored": stored, "not_needed": reason })))
+}
