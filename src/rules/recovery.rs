@@ -131,6 +131,25 @@ impl Log {
         Lsn(u64::MAX)
     }
 
+    /// The segments of a window in order, each with where its timeline left the one before, if it did.
+    pub fn segments<'a>(&'a self, window: &'a Window) -> impl Iterator<Item = (Segment, Option<Lsn>)> + 'a {
+        let path = self.path(window.timeline, &window.base);
+        path.take_while(|segment| segment.start() < window.end)
+            .map(|segment| (segment, self.began(window.timeline, segment.timeline)))
+    }
+
+    /// The segment in which a window ends, or that is the first to be missing behind it.
+    pub fn ends_in(&self, window: &Window) -> Option<Segment> {
+        self.path(window.timeline, &window.base).find(|segment| segment.end() > window.end)
+    }
+
+    /// Where `of`, which is `timeline` or an ancestor of it, left the one before.
+    fn began(&self, timeline: u32, of: u32) -> Option<Lsn> {
+        let ancestors = self.ancestors(timeline);
+        let before = ancestors.iter().rev().skip_while(|switch| switch.parent >= of);
+        before.map(|switch| switch.at).next()
+    }
+
     /// The first segment behind `end` of which something is stored: then something is missing between.
     fn resumes_after(&self, timeline: u32, end: Lsn) -> Option<Segment> {
         let number = end.0 / self.segment_bytes.max(1);
