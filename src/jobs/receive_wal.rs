@@ -29,6 +29,7 @@ use crate::catalog::Catalog;
 use crate::postgres::replication;
 use crate::postgres::tools::{RunningTool, Streams, Tools};
 use crate::postgres::{PostgresError, session};
+use crate::rules::layout;
 use crate::rules::physical::Segment;
 use crate::rules::wal::Lsn;
 use crate::seal::Sealer;
@@ -96,9 +97,11 @@ pub async fn receive(
     let mut session = session::connect(&to.with_database(session::MAINTENANCE_DATABASE)).await?;
     let facts = replication::facts(&mut session).await?;
     let tools = Tools::find(means.bin_directory, means.path, facts.version_num / 10_000).await?;
+    // Of this run alone: a receiver of another may have written into another spool.
+    let name = format!("belay-{}", layout::tail(rand::random()));
     let (begin, is_broken) = begin(&mut session, means, &on_shipped).await?;
     // Before the store is asked for anything: it may be away, and the server full.
-    let mark = replication::mark(&mut session, means.slot).await?;
+    let mark = replication::mark(&mut session, means.slot, &name).await?;
     fuse::check(&mut session, means, &facts, &mark).await?;
     let mut shipping = Shipping::open(means, &facts, clock).await?;
     shipping.begin_at(Segment::at(facts.timeline, begin, facts.segment_bytes))?;
@@ -109,7 +112,7 @@ pub async fn receive(
     loop {
         let is_last = stop.is_cancelled();
         let is_time = is_last || shipped_at.is_none_or(|at| at.elapsed() >= means.ship_every);
-        let mark = replication::mark(&mut session, means.slot).await?;
+        let mark = replication::mark(&mut session, means.slot, &name).await?;
         fuse::check(&mut session, means, &facts, &mark).await?;
         shipping.note(mark);
         shipping.ship_segments().await?;
@@ -131,7 +134,7 @@ pub async fn receive(
         }
         let has_room = shipping.waiting_bytes()? < means.spool_bytes;
         receiver = supervise(receiver, has_room, || {
-            let command = replication::receive_wal(&tools, to, means.spool);
+            let command = replication::receive_wal(&tools, to, means.spool, &name);
             RunningTool::start(command, Streams::None)
         })
         .await?;

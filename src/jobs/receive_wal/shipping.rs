@@ -144,8 +144,12 @@ impl<'a> Shipping<'a> {
         // What was written of the last page may have been written over since.
         let from = stored - stored % PAGE_BYTES;
         let read = path.clone();
-        let new = blocking(move || written_since(&read, from).map_err(|source| disk("read", &read, source)))
-            .await?;
+        let mut new =
+            blocking(move || written_since(&read, from).map_err(|source| disk("read", &read, source)))
+                .await?;
+        // Zeros at the end of the log belong to it, where they are known to have been received.
+        let received = self.received_of(segment).saturating_sub(from);
+        new.resize(new.len().max(usize::try_from(received).unwrap_or(0)), 0);
         let to = from + new.len() as u64;
         if to > stored {
             let offset = |at: u64| u32::try_from(at).unwrap_or(u32::MAX);
@@ -154,10 +158,17 @@ impl<'a> Shipping<'a> {
             self.store(name.clone(), new, self.complete(end)).await?;
             self.parts.insert(name);
             self.reached(segment.timeline, end);
-        } else if stored > 0 {
+        } else {
             self.reached(segment.timeline, Lsn(segment.start().0 + stored));
         }
         Ok(())
+    }
+
+    /// Bytes of an open segment that the receiver said it had written down before it was looked at.
+    fn received_of(&self, segment: Segment) -> u64 {
+        let received = self.marks.back().and_then(|mark| mark.received);
+        let into_segment = received.and_then(|lsn| lsn.0.checked_sub(segment.start().0));
+        into_segment.filter(|bytes| *bytes < segment.bytes).unwrap_or(0)
     }
 
     /// How far everything is stored.
