@@ -51,6 +51,9 @@
 //! - **A recovering server is given the log by the process that started it**, through files: keys, addresses and
 //!   signatures stay in one place, and nothing has to be configured on a bare host.
 //! - **A database of a moment is taken out of its cluster as a snapshot**, and restored as one: there is one way back.
+//! - **Base backups and log are proven by recovering a moment drawn by chance**: the log of every moment is needed by some
+//!   recovery, and nobody knows by which. Each page is looked at too, since a piece in the place of another decrypts as well.
+//! - **Heartbeats lie in the maintenance database alone**: in one that is migrated they would be somebody's commits.
 //! - **A guard outlives us while a command runs**: its children do not end with us by themselves, and would write on
 //!   into what was put back ([`command`]).
 //! - **Tokens lie in the ledger, as hashes**: one that is revoked counts no more from that moment on, and what it
@@ -63,7 +66,7 @@
 //! *snapshot*: one logical dump of one database · *manifest*: our signed record of one ·
 //! *inventory*: its tables · *catalog*: all manifests · *chunk*: a range of one large table, shared
 //! between snapshots · *base backup*: a copy of a cluster's data directory · *piece*: a segment of the
-//! write-ahead log, or a part of one · *window*: the moments that a base backup and the log behind it reach · *recipient*: a public key that we encrypt to, *identity*: its private key ·
+//! write-ahead log, or a part of one · *window*: the moments that a base backup and the log behind it reach · *drill*: a recovery that is made to see whether it can be · *recipient*: a public key that we encrypt to, *identity*: its private key ·
 //! *seal* and *open*: compress and encrypt, and back · *restore*: load a snapshot · *cluster*: one
 //! data directory, *database*: one inside it · *fence* and *release*: keep writers out, and let
 //! them in · *run*: one gated migration, *class*: what it did, *verdict*: how it ended.

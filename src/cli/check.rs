@@ -4,6 +4,7 @@ mod bucket;
 mod database;
 mod gate;
 mod host;
+mod physical;
 
 use clap::Args;
 use serde::Serialize;
@@ -87,6 +88,7 @@ pub async fn run(global: &Global, _args: CheckArgs) -> Result<Report, Failure> {
     let is_asked = settings.cluster.databases == DatabaseScope::All;
     let ledger = if is_asked { findings.take("ledger", ledger_of(&settings).await) } else { None };
     database::check_all(&settings, ledger.as_ref(), &mut findings).await;
+    physical::check_role(&settings, &mut findings).await;
     Ok(report(&findings.0))
 }
 

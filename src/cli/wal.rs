@@ -102,6 +102,11 @@ fn shipped_file(state: &Path) -> PathBuf {
     state.join("wal-shipped.json")
 }
 
+/// Whether a process of this host receives the log now.
+pub fn is_received(state: &Path) -> bool {
+    StateLock::exclusive(state, &LockName::wal()).is_err()
+}
+
 /// How far the log is stored, as whoever receives it noted last.
 pub fn shipped(state: &Path) -> Option<Shipped> {
     serde_json::from_slice::<Option<Shipped>>(&std::fs::read(shipped_file(state)).ok()?).ok()?

@@ -16,7 +16,9 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 
 use self::feed::Feed;
+pub(super) use self::feed::open_piece;
 pub use self::moment::{Moment, database_at};
+pub(super) use self::unpack::open_through;
 use super::receive_wal::Shipped;
 use super::{JobError, Progress, Stopwatch, WorkDirectory};
 use crate::catalog::Catalog;
@@ -82,6 +84,12 @@ impl Stock {
             pieces,
             shipped: None,
         })
+    }
+
+    /// What of a segment is stored, the parts in their order.
+    pub(super) fn pieces_of(&self, segment: physical::Segment) -> Vec<&PieceName> {
+        let name = segment.to_string();
+        self.pieces.iter().filter(|piece| is_of(piece, &name)).collect()
     }
 
     /// What can be reached on `timeline`, the newest unless one is named.

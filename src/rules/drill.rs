@@ -1,6 +1,8 @@
 //! What is proven of base backups and of the log behind them: the record of a verification, the moment
 //! that a drill recovers, and how long a recovery will take.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
@@ -98,12 +100,31 @@ impl Drill {
     }
 }
 
-/// The verification that an estimate rests on: the last good one that recovered something.
-pub fn last_measured<'a>(
-    records: impl IntoIterator<Item = &'a BaseVerification>,
-) -> Option<(&'a BaseVerification, &'a Drill)> {
-    let recovered = records.into_iter().filter(|record| record.is_ok);
-    recovered.filter_map(|record| Some((record, record.drill.as_ref()?))).max_by_key(|(record, _)| record.at)
+/// What the records of all base backups come to.
+#[derive(Debug, Default)]
+pub struct Standing<'a> {
+    /// The last verification that found no problem.
+    pub verified: Option<&'a BaseVerification>,
+    /// The last verification of each base backup whose last one found a problem, and whether a newer base
+    /// backup is verified.
+    pub failed: Vec<(&'a BaseVerification, bool)>,
+    /// The last good recovery: what an estimate rests on.
+    pub measured: Option<(&'a BaseVerification, &'a Drill)>,
+}
+
+/// Sums up `records`, which are in the order of time for each base backup.
+pub fn standing(records: &BTreeMap<SnapshotId, Vec<BaseVerification>>) -> Standing<'_> {
+    let good = || records.values().flatten().filter(|record| record.is_ok);
+    let last: Vec<&BaseVerification> = records.values().filter_map(|records| records.last()).collect();
+    let newest_good = last.iter().filter(|record| record.is_ok).map(|record| &record.id).max();
+    let failed = last.iter().filter(|record| !record.is_ok);
+    Standing {
+        verified: good().max_by_key(|record| (record.at, record.depth)),
+        failed: failed.map(|record| (*record, newest_good.is_some_and(|good| *good > record.id))).collect(),
+        measured: good()
+            .filter_map(|record| Some((record, record.drill.as_ref()?)))
+            .max_by_key(|(record, _)| record.at),
+    }
 }
 
 /// Moments that one base backup is recovered for, both ends included.
@@ -191,6 +212,45 @@ mod tests {
         assert_eq!(drill(1000, 600, 400).estimate_ms(0, 0), 0);
         assert_eq!(drill(1000, 0, 0).estimate_ms(2, 0), 2000);
         assert_eq!(drill(u64::MAX, 1, 0).estimate_ms(u64::MAX, 0), u64::MAX);
+    }
+
+    #[test]
+    fn a_failure_is_overcome_by_a_newer_base_backup_that_is_verified() {
+        let id = |second| SnapshotId::new(at(second), 0);
+        let record = |base: i64, when: i64, is_ok, drill| BaseVerification {
+            format: 1,
+            id: id(base),
+            repository: "r".into(),
+            cluster: "prod".into(),
+            depth: PhysicalDepth::Readable,
+            at: at(when),
+            is_ok,
+            problems: Vec::new(),
+            timeline: 1,
+            until_lsn: Lsn(0),
+            base_bytes: 0,
+            log_bytes: 0,
+            drill,
+            elapsed_ms: 0,
+        };
+        let measured = drill(7, 1, 1);
+        let mut records = BTreeMap::from([
+            (id(1), vec![record(1, 10, true, Some(measured.clone())), record(1, 20, false, None)]),
+            (id(2), vec![record(2, 15, true, None)]),
+        ]);
+        let found = standing(&records);
+        assert_eq!(found.verified.map(|record| record.at), Some(at(15)));
+        assert_eq!(found.measured.map(|(_, drill)| drill), Some(&measured));
+        assert_eq!(
+            found.failed.iter().map(|(record, is_over)| (record.at, *is_over)).collect::<Vec<_>>(),
+            [(at(20), true)]
+        );
+        records.get_mut(&id(2)).unwrap().push(record(2, 30, false, None));
+        assert_eq!(
+            standing(&records).failed.iter().map(|(_, is_over)| *is_over).collect::<Vec<_>>(),
+            [false, false]
+        );
+        assert!(standing(&BTreeMap::new()).verified.is_none());
     }
 
     #[test]

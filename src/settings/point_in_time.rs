@@ -29,6 +29,9 @@ pub struct WalSettings {
     pub keep_bytes: u64,
     /// Name of the replication slot; `None` for `belay_` and the cluster's name.
     pub slot: Option<String>,
+    /// Whether a row is written into the database `postgres` every minute, by which a recovery is told to
+    /// have come to its moment.
+    pub heartbeat: bool,
 }
 
 impl BaseBackupSettings {
@@ -51,12 +54,14 @@ impl WalSettings {
         let spool_bytes = table.parsed("spool", |text| units::bytes_within(text, "64MiB", "1TiB"))?;
         let keep = table.parsed("keep", |text| units::bytes_within(text, "64MiB", "1TiB"))?;
         let slot = table.parsed("slot", slot_name)?;
+        let heartbeat = table.boolean("heartbeat")?.unwrap_or(false);
         table.finish()?;
         Ok(Self {
             ship_every: ship_every.unwrap_or(Duration::from_secs(10)),
             spool_bytes: spool_bytes.unwrap_or(1 << 30),
             keep_bytes: keep.unwrap_or(16 << 30),
             slot,
+            heartbeat,
         })
     }
 

@@ -233,7 +233,7 @@ fn ahead(segment_bytes: u64) -> usize {
 /// # Errors
 /// [`StoreError::Missing`](crate::store::StoreError::Missing) in a [`JobError::Store`] when it is gone;
 /// [`JobError::Object`] when it is not what its record says.
-pub(super) async fn open_piece(
+pub(in crate::jobs) async fn open_piece(
     catalog: &Catalog,
     opener: &Opener,
     name: &PieceName,
