@@ -3,5 +3,7 @@
 mod daemon;
 mod deaths;
 mod moments;
+mod numbers;
 mod refusals;
 mod site;
+mod verification;
