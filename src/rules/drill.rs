@@ -149,20 +149,30 @@ pub fn apart(spans: &[Span]) -> Vec<Span> {
 }
 
 /// Draws one of the moments of `spans`, all alike; the same for the same seed and spans.
+///
+/// It has microseconds, as PostgreSQL's own times.
 pub fn moment(spans: &[Span], seed: u32) -> Option<DateTime<Utc>> {
-    let length = |span: &Span| (span.until - span.from).num_microseconds().unwrap_or(i64::MAX).max(0);
-    let whole: i64 = spans.iter().map(length).fold(0, i64::saturating_add);
+    let in_micros: Vec<(i64, i64)> = spans.iter().filter_map(micros).collect();
+    let moments = |(from, until): &(i64, i64)| (until - from).unsigned_abs() + 1;
+    let whole: u128 = in_micros.iter().map(|span| u128::from(moments(span))).sum();
     let digest = blake3::hash(&seed.to_le_bytes());
     let drawn = digest.as_bytes().iter().take(8).fold(0u64, |number, byte| number << 8 | u64::from(*byte));
-    let place = u128::from(drawn) * (u128::from(whole.unsigned_abs()) + 1) >> 64;
-    let mut left = i64::try_from(place).ok()?;
-    for span in spans {
-        if left <= length(span) {
-            return Some(span.from + TimeDelta::microseconds(left));
+    let mut left = (u128::from(drawn) * whole) >> 64;
+    for span in &in_micros {
+        let own = u128::from(moments(span));
+        if left < own {
+            return DateTime::from_timestamp_micros(span.0 + i64::try_from(left).ok()?);
         }
-        left -= length(span);
+        left -= own;
     }
     None
+}
+
+/// The whole microseconds within a span.
+fn micros(span: &Span) -> Option<(i64, i64)> {
+    let from = span.from.timestamp_micros() + i64::from(span.from.timestamp_subsec_nanos() % 1000 > 0);
+    let until = span.until.timestamp_micros();
+    (from <= until).then_some((from, until))
 }
 
 /// Whether the last verification is older than it should be: two moments of the schedule have passed since
@@ -265,6 +275,8 @@ mod tests {
     fn no_moment_is_drawn_of_nothing() {
         assert_eq!(moment(&[], 1), None);
         assert_eq!(moment(&[span(5, 5)], 1), Some(at(5)));
+        let between = at(5) + TimeDelta::nanoseconds(300);
+        assert_eq!(moment(&[Span { from: between, until: between }], 1), None, "no microsecond lies in it");
     }
 
     #[test]
@@ -286,7 +298,11 @@ mod tests {
             seed in any::<u32>(),
             bounds in proptest::collection::vec((0i64..1_000_000, 0i64..100_000), 1..6),
         ) {
-            let spans: Vec<Span> = bounds.iter().map(|(from, length)| span(*from, from + length)).collect();
+            let odd = |(from, length): &(i64, i64)| Span {
+                from: at(0) + TimeDelta::nanoseconds(from * 1001),
+                until: at(0) + TimeDelta::nanoseconds(from * 1001 + length * 999 + 1000),
+            };
+            let spans: Vec<Span> = bounds.iter().map(odd).collect();
             let drawn = moment(&spans, seed).unwrap();
             prop_assert!(spans.iter().any(|span| span.from <= drawn && drawn <= span.until));
             prop_assert_eq!(moment(&spans, seed), Some(drawn));

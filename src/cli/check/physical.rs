@@ -1,14 +1,18 @@
 //! Points in time, where they are kept: what the role lacks for them, and what is proven of them.
 
+use std::collections::BTreeMap;
+
 use super::Findings;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, CatalogError};
 use crate::cli::advice::HEARTBEAT;
 use crate::cli::clock;
 use crate::cli::report::{Failure, age_text};
 use crate::postgres::PostgresError;
 use crate::postgres::heartbeat;
 use crate::postgres::session::{self, MAINTENANCE_DATABASE, column, rows};
-use crate::rules::drill;
+use crate::rules::drill::{self, BaseVerification};
+use crate::rules::layout::SnapshotId;
+use crate::rules::physical::BaseManifest;
 use crate::settings::Settings;
 
 const SUBJECT: &str = "points in time";
@@ -18,10 +22,7 @@ pub(super) async fn check_verified(settings: &Settings, catalog: &Catalog, findi
     if !settings.cluster.point_in_time {
         return;
     }
-    let found = async { Ok((catalog.bases().await?.bases, catalog.base_verifications().await?)) };
-    let found = found
-        .await
-        .map_err(|error| Failure::of::<crate::catalog::CatalogError>("read the base backups")(error));
+    let found = proven(catalog).await.map_err(Failure::of("read the base backups"));
     let Some((bases, records)) = findings.take(SUBJECT, found) else { return };
     let (Some(oldest), Some(newest)) = (bases.first(), bases.last()) else {
         return findings.warning(
@@ -56,6 +57,12 @@ pub(super) async fn check_verified(settings: &Settings, catalog: &Catalog, findi
         SUBJECT,
         format!("base backups: {}, the newest {} old", bases.len(), age_text(now - newest.ended_at)),
     );
+}
+
+type Records = BTreeMap<SnapshotId, Vec<BaseVerification>>;
+
+async fn proven(catalog: &Catalog) -> Result<(Vec<BaseManifest>, Records), CatalogError> {
+    Ok((catalog.bases().await?.bases, catalog.base_verifications().await?))
 }
 
 /// What the role may.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 
-use crate::world::{Belay, Cluster, Output, a_cluster};
+use crate::world::{Belay, Cluster, Output, Plan, a_cluster};
 
 /// A cluster with the database `app`, and an installation that keeps its log.
 pub struct Site {
@@ -15,7 +15,12 @@ pub struct Site {
 
 /// Commits can be told by their time: `track_commit_timestamp` is on.
 pub fn a_site() -> Site {
-    let cluster = a_cluster()
+    a_site_on(a_cluster())
+}
+
+/// One on such a cluster.
+pub fn a_site_on(plan: Plan) -> Site {
+    let cluster = plan
         .with_setting("wal_level=replica")
         .with_setting("max_wal_senders=10")
         .with_setting("track_commit_timestamp=on")

@@ -3,18 +3,23 @@
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, TimeDelta, Utc};
+use rstest::rstest;
 use serde_json::Value;
 
-use super::site::{Site, a_site, text_of, with_points_in_time};
+use super::site::{Site, a_site, a_site_on, text_of, with_points_in_time};
 use crate::daemon::service::Service;
-use crate::world::{Output, document, signed};
+use crate::world::{Output, a_cluster_of, document, signed};
 
 const READABLE: [&str; 4] = ["verify", "--physical", "--depth", "readable"];
 const RECOVERED: [&str; 4] = ["verify", "--physical", "--depth", "recovered"];
 
 /// A site with a base backup, two whole segments and some of a third; nobody receives any more.
 fn a_kept_site() -> (Site, Vec<String>) {
-    let site = a_site();
+    kept(a_site())
+}
+
+fn kept(site: Site) -> (Site, Vec<String>) {
+    site.cluster.create_database("o'dd \\ n=1");
     let receiver = site.receive();
     site.base();
     let mut segments = Vec::new();
@@ -109,7 +114,7 @@ fn what_is_whole_verifies_at_both_depths_and_the_record_is_believed() {
     assert_eq!(code, 0, "{recovered}");
     let drill = &recovered["drill"];
     assert!(drill["recovery_ms"].as_u64().unwrap() > 0, "{drill}");
-    assert_eq!(drill["databases_checked"], 2, "{recovered}");
+    assert_eq!(drill["databases_checked"], 3, "{recovered}");
     assert!(!recovered["notes"].to_string().contains("looked through"), "{recovered}");
     assert!(site.scratch().is_empty(), "{:?}", site.scratch());
     assert!(no_server_in(&site.belay.state()), "a server is left");
@@ -130,6 +135,17 @@ fn what_is_whole_verifies_at_both_depths_and_the_record_is_believed() {
     let at: DateTime<Utc> = drill["at"].as_str().unwrap().parse().unwrap();
     let (_, told) = json(&site, &[&RECOVERED[..], &["--at", &text_of(at)]].concat());
     assert_eq!((&told["drill"]["at"], &told["drill"]["seed"]), (&drill["at"], &Value::Null));
+}
+
+#[rstest]
+#[ignore = "needs the servers of scripts/test --all-versions"]
+fn base_backups_and_log_verify_on(#[values(12, 13, 14, 15, 16, 17, 18)] major: u32) {
+    let (site, segments) = kept(a_site_on(a_cluster_of(major)));
+    let (code, recovered) = json(&site, &RECOVERED);
+    assert_eq!(code, 0, "{recovered}");
+    assert_eq!(recovered["drill"]["databases_checked"], 3, "{recovered}");
+    flipped(&site.log().join(format!("{}.gz.age", segments[0])));
+    assert_found(&site, &[&segments[0], "damaged"]);
 }
 
 /// Whether no PostgreSQL runs in a data directory below `directory`.
@@ -291,9 +307,8 @@ fn an_index_that_was_broken_before_its_base_backup_is_found_by_the_drill() {
             std::os::unix::fs::symlink(program.path(), programs.join(program.file_name())).unwrap();
         }
     }
-    let settings = std::fs::read_to_string(site.belay.settings()).unwrap();
-    let bin = format!("name = \"prod\"\nbin_directory = \"{}\"\n", programs.display());
-    site.belay.write_settings(&settings.replace("name = \"prod\"\n", &bin));
+    let Site { cluster, belay } = site;
+    let site = Site { belay: belay.with_programs(&programs), cluster };
     let (code, by_sql) = json(&site, &RECOVERED);
     assert_eq!(code, 4, "{by_sql}");
     let problems = by_sql["problems"].to_string();
