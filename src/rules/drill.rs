@@ -170,7 +170,8 @@ pub fn moment(spans: &[Span], seed: u32) -> Option<DateTime<Utc>> {
 
 /// The whole microseconds within a span.
 fn micros(span: &Span) -> Option<(i64, i64)> {
-    let from = span.from.timestamp_micros() + i64::from(span.from.timestamp_subsec_nanos() % 1000 > 0);
+    let is_whole = span.from.timestamp_subsec_nanos().is_multiple_of(1000);
+    let from = span.from.timestamp_micros() + i64::from(!is_whole);
     let until = span.until.timestamp_micros();
     (from <= until).then_some((from, until))
 }
