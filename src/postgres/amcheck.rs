@@ -16,6 +16,8 @@ use crate::rules::causes::in_a_sentence;
 use crate::rules::sql::quoted;
 use crate::settings::Connection;
 
+/// From here on there is pg_amcheck, and the extension has what it asks for.
+const PROGRAM_MAJOR: u32 = 14;
 /// How much of what is found is kept.
 const SAID_BYTES: u64 = 64 << 10;
 /// SQLSTATE classes that say something of the server and nothing of the data: connection, resources,
@@ -33,13 +35,14 @@ pub struct Checked {
     pub notes: Vec<String>,
 }
 
-/// Looks through every database of the server behind `to`, as its superuser; `programs` is the directory
-/// of the server's programs, and `before_each` hears of every database.
+/// Looks through every database of the server of `major` behind `to`, as its superuser; `programs` is the
+/// directory of the server's programs, and `before_each` hears of every database.
 ///
 /// # Errors
 /// What keeps the server from being asked; a fault in the data is none.
 pub async fn check(
     programs: &Path,
+    major: u32,
     to: &Connection,
     jobs: usize,
     before_each: impl Fn(),
@@ -60,7 +63,7 @@ pub async fn check(
                 continue;
             }
         };
-        let faults = if program.exists() {
+        let faults = if major >= PROGRAM_MAJOR && program.exists() {
             session::close(session).await?;
             by_program(&program, &to, jobs).await?
         } else {

@@ -200,7 +200,8 @@ pub async fn mark(session: &mut PgConnection, slot: &str, receiver: &str) -> Res
         "WITH clock AS MATERIALIZED (SELECT pg_catalog.clock_timestamp() AS at) \
          SELECT (extract(epoch FROM clock.at) * 1000000)::bigint AS at, f.lsn::text AS lsn, coalesce((SELECT pg_catalog.pg_wal_lsn_diff(f.lsn, restart_lsn) \
            FROM pg_catalog.pg_replication_slots WHERE slot_name = {}), 0)::bigint AS kept, \
-         (SELECT max(write_lsn)::text FROM pg_catalog.pg_stat_replication WHERE application_name = {}) AS received \
+         (SELECT write_lsn::text FROM pg_catalog.pg_stat_replication WHERE application_name = {} \
+          ORDER BY write_lsn DESC NULLS LAST LIMIT 1) AS received \
          FROM clock, LATERAL (SELECT pg_catalog.pg_current_wal_flush_lsn() AS lsn WHERE clock.at IS NOT NULL) f",
         literal(slot),
         literal(receiver)

@@ -105,8 +105,7 @@ impl Drill {
 pub struct Standing<'a> {
     /// The last verification that found no problem.
     pub verified: Option<&'a BaseVerification>,
-    /// The last verification of each base backup whose last one found a problem, and whether a newer base
-    /// backup is verified.
+    /// The failure that stands for a base backup, and whether a newer one is verified.
     pub failed: Vec<(&'a BaseVerification, bool)>,
     /// The last good recovery: what an estimate rests on.
     pub measured: Option<(&'a BaseVerification, &'a Drill)>,
@@ -115,16 +114,28 @@ pub struct Standing<'a> {
 /// Sums up `records`, which are in the order of time for each base backup.
 pub fn standing(records: &BTreeMap<SnapshotId, Vec<BaseVerification>>) -> Standing<'_> {
     let good = || records.values().flatten().filter(|record| record.is_ok);
-    let last: Vec<&BaseVerification> = records.values().filter_map(|records| records.last()).collect();
-    let newest_good = last.iter().filter(|record| record.is_ok).map(|record| &record.id).max();
-    let failed = last.iter().filter(|record| !record.is_ok);
+    let is_verified = |records: &&Vec<BaseVerification>| {
+        failure(records).is_none() && records.iter().any(|record| record.is_ok)
+    };
+    let newest_good = records.values().filter(is_verified).filter_map(|records| records.last()).last();
+    let is_overcome = |record: &BaseVerification| newest_good.is_some_and(|good| good.id > record.id);
+    let failures = records.values().filter_map(|records| failure(records));
     Standing {
         verified: good().max_by_key(|record| (record.at, record.depth)),
-        failed: failed.map(|record| (*record, newest_good.is_some_and(|good| *good > record.id))).collect(),
+        failed: failures.map(|record| (record, is_overcome(record))).collect(),
         measured: good()
             .filter_map(|record| Some((record, record.drill.as_ref()?)))
             .max_by_key(|(record, _)| record.at),
     }
+}
+
+/// The last failure, unless a later verification of the same depth, or a deeper one, found nothing.
+fn failure(records: &[BaseVerification]) -> Option<&BaseVerification> {
+    let stands = |(place, record): &(usize, &BaseVerification)| {
+        let is_better = |later: &BaseVerification| later.is_ok && later.depth >= record.depth;
+        !record.is_ok && !records.iter().skip(*place).any(is_better)
+    };
+    records.iter().enumerate().filter(stands).map(|(_, record)| record).last()
 }
 
 /// Moments that one base backup is recovered for, both ends included.
@@ -261,6 +272,11 @@ mod tests {
             standing(&records).failed.iter().map(|(_, is_over)| *is_over).collect::<Vec<_>>(),
             [false, false]
         );
+        records.get_mut(&id(2)).unwrap().push(record(2, 40, true, None));
+        assert_eq!(standing(&records).failed.len(), 1, "one that is as deep finds nothing");
+        let deep = BaseVerification { depth: PhysicalDepth::Recovered, ..record(2, 50, false, None) };
+        records.get_mut(&id(2)).unwrap().extend([deep, record(2, 60, true, None)]);
+        assert_eq!(standing(&records).failed.len(), 2, "one that is shallower says nothing of it");
         assert!(standing(&BTreeMap::new()).verified.is_none());
     }
 

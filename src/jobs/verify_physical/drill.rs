@@ -151,8 +151,8 @@ async fn expected(means: &Means<'_>, until: DateTime<Utc>) -> Result<Option<Date
 
 async fn look_through(means: &Means<'_>, served: &Served, found: &mut Found) -> Result<u64, JobError> {
     let progress = means.recovery.progress;
-    let checked =
-        amcheck::check(&served.programs, &served.server.connection, means.jobs, || progress.beat()).await?;
+    let (to, major) = (&served.server.connection, served.recovered.major);
+    let checked = amcheck::check(&served.programs, major, to, means.jobs, || progress.beat()).await?;
     if !checked.faults.is_empty() {
         found
             .problems

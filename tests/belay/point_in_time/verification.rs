@@ -58,11 +58,11 @@ impl Site {
 
     fn records(&self) -> Vec<Value> {
         let files = std::fs::read_dir(self.base_folder()).unwrap().flatten().map(|entry| entry.path());
-        let mut records: Vec<PathBuf> = files
-            .filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("verified-"))
-            .collect();
-        records.sort();
-        records.iter().map(|path| document(path)["signed"].clone()).collect()
+        let is_record = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().starts_with("verified-");
+        let mut records: Vec<Value> =
+            files.filter(is_record).map(|path| document(&path)["signed"].clone()).collect();
+        records.sort_by_key(|record| record["at"].as_str().unwrap().to_owned());
+        records
     }
 
     fn scratch(&self) -> Vec<PathBuf> {
@@ -205,6 +205,33 @@ fn a_piece_that_was_removed_is_a_gap_that_is_named() {
         std::fs::remove_file(site.log().join(format!("{part}.json"))).unwrap();
     }
     assert_found(&site, &["log is missing from", "which was stored"]);
+}
+
+#[test]
+fn a_part_that_was_removed_is_a_gap_within_its_segment() {
+    let site = a_site();
+    let receiver = site.receive();
+    site.base();
+    site.cluster.psql("postgres", "SELECT pg_switch_wal()");
+    for _ in 0..3 {
+        let random = "SELECT string_agg(md5(random()::text), '') FROM generate_series(1, 1000)";
+        site.cluster.psql("app", &format!("INSERT INTO moments (body) {random}"));
+        site.wait_until_stored(&site.lsn());
+    }
+    receiver.end();
+    assert_eq!(site.belay.run(READABLE).code, 0);
+    let parts = site.parts();
+    // A part begins with the page that the one before ended in: one that has a page of its own is needed.
+    let range = |part: &String| {
+        let (from, to) = part.split_once('.').unwrap().1.split_once('-').unwrap();
+        (u32::from_str_radix(from, 16).unwrap(), u32::from_str_radix(to, 16).unwrap())
+    };
+    let is_needed =
+        |three: &&[String]| three[0][..24] == three[2][..24] && range(&three[0]).1 < range(&three[2]).0;
+    let hole = &parts.windows(3).find(is_needed).expect("each row has pages of its own")[1];
+    std::fs::remove_file(site.log().join(format!("{hole}.json"))).unwrap();
+    let segment = hole.split('.').next().unwrap();
+    assert_found(&site, &["log is missing from", " to ", &format!("segment {segment} is not whole")]);
 }
 
 #[test]
