@@ -117,7 +117,7 @@ pub fn standing(records: &BTreeMap<SnapshotId, Vec<BaseVerification>>) -> Standi
     let is_verified = |records: &&Vec<BaseVerification>| {
         failure(records).is_none() && records.iter().any(|record| record.is_ok)
     };
-    let newest_good = records.values().filter(is_verified).filter_map(|records| records.last()).last();
+    let newest_good = records.values().filter(is_verified).filter_map(|records| records.last()).next_back();
     let is_overcome = |record: &BaseVerification| newest_good.is_some_and(|good| good.id > record.id);
     let failures = records.values().filter_map(|records| failure(records));
     Standing {
@@ -135,7 +135,7 @@ fn failure(records: &[BaseVerification]) -> Option<&BaseVerification> {
         let is_better = |later: &BaseVerification| later.is_ok && later.depth >= record.depth;
         !record.is_ok && !records.iter().skip(*place).any(is_better)
     };
-    records.iter().enumerate().filter(stands).map(|(_, record)| record).last()
+    records.iter().enumerate().rev().find(stands).map(|(_, record)| record)
 }
 
 /// Moments that one base backup is recovered for, both ends included.
