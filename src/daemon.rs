@@ -361,3 +361,20 @@ async fn knocking(knock: &Arc<Notify>) -> Result<JobScheduler, tokio_cron_schedu
     scheduler.start().await?;
     Ok(scheduler)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base_backups_are_verified_while_others_are_made() {
+        let work = |kind, database: Option<&str>| Work { kind, database: database.map(str::to_owned) };
+        let (base, verify) = (work(JobKind::BaseBackup, None), work(JobKind::VerifyPhysical, None));
+        assert!(!is_in_the_way(&verify, &base) && !is_in_the_way(&base, &verify));
+        assert!(is_in_the_way(&verify, &verify));
+        let (snapshot, of_app) = (work(JobKind::Snapshot, Some("app")), work(JobKind::Verify, Some("app")));
+        assert!(is_in_the_way(&snapshot, &of_app), "of a database one thing is done at a time");
+        assert!(!is_in_the_way(&snapshot, &base));
+        assert!(!is_in_the_way(&snapshot, &work(JobKind::Verify, Some("billing"))));
+    }
+}

@@ -311,11 +311,11 @@ async fn recover_one(
     let Some((moment, one)) = moment.zip(chosen.and_then(|index| looked.get_mut(index))) else {
         return nothing_reached(wanted, moment, &spans, looked);
     };
-    one.depth = PhysicalDepth::Recovered;
     if !one.problems.is_empty() {
         let note = format!("{} was not recovered: what it takes is damaged", in_full(moment));
         return Ok(drill::Found { notes: vec![note], ..drill::Found::default() });
     }
+    one.depth = PhysicalDepth::Recovered;
     let plan = Plan { window: one.window.clone(), stop_at: Some(Target::Time(moment)) };
     let mut found = drill::drill(means, stock, &plan, one.base, seed, moment).await?;
     one.problems.append(&mut found.problems);

@@ -182,7 +182,7 @@ fn what_is_damaged_is_not_recovered_and_that_is_recorded() {
     assert!(body["drill"].is_null(), "{body}");
     assert!(body["notes"].to_string().contains("was not recovered"), "{body}");
     let last = site.records().pop().unwrap();
-    assert_eq!((&last["depth"], &last["is_ok"]), (&"recovered".into(), &Value::Bool(false)), "{last}");
+    assert_eq!((&last["depth"], &last["is_ok"]), (&"readable".into(), &Value::Bool(false)), "{last}");
 }
 
 #[test]
