@@ -328,7 +328,7 @@ impl Catalog {
         let keys: Vec<&ObjectKey> = objects
             .iter()
             .map(|object| &object.key)
-            .filter(|key| key.file_name().starts_with("verified-"))
+            .filter(|key| layout::is_verification(key.file_name()))
             .collect();
         let mut found: Vec<Verification> = futures::stream::iter(keys)
             .map(|key| async move {
@@ -383,8 +383,7 @@ impl Catalog {
         record: &Verification,
         key: &SigningKey,
     ) -> Result<(), CatalogError> {
-        let name =
-            format!("verified-{}-{}.json", record.depth.as_str(), record.at.format("%Y%m%dT%H%M%S%3fZ"));
+        let name = layout::verification_name(record.depth.as_str(), record.at);
         self.write_signed(VERIFICATION_KIND, &home.key(&name), record, key).await
     }
 

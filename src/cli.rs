@@ -96,7 +96,8 @@ pub enum Verb {
     List(list::ListArgs),
     /// Show everything that is known of one snapshot
     Show(show::ShowArgs),
-    /// Read a snapshot again and compare it: stored, readable, or restored into a scratch cluster
+    /// Read a snapshot again and compare it: stored, readable, or restored into a scratch cluster;
+    /// or base backups and log
     Verify(verify::VerifyArgs),
     /// Restore a snapshot beside what is there, or in place of it
     Restore(restore::RestoreArgs),

@@ -7,6 +7,7 @@
 
 mod errand;
 mod gates;
+mod heartbeat;
 mod orders;
 mod service;
 mod wal;
@@ -25,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::errand::{Done, Errand, Ground, Outcome, Survey};
 use self::gates::Gates;
+use self::heartbeat::HeartbeatTask;
 use self::wal::WalTask;
 use crate::cli::gate::elsewhere::Opening;
 use crate::cli::host::Host;
@@ -83,6 +85,7 @@ pub async fn serve(global: Global, stop: Stop) -> Result<Report, Failure> {
         None
     };
     let wal = WalTask::start(newest_host.clone());
+    let heartbeat = HeartbeatTask::start(newest_host.clone());
     let daemon = Daemon {
         ground: Arc::new(Ground { global, host, ledger, gates }),
         hosts,
@@ -91,6 +94,7 @@ pub async fn serve(global: Global, stop: Stop) -> Result<Report, Failure> {
         _orderers: (orderer, opener),
         server,
         wal,
+        _heartbeat: heartbeat,
         errands: JoinSet::new(),
         running: BTreeMap::new(),
         cut: CancellationToken::new(),
@@ -112,6 +116,7 @@ struct Daemon {
     _orderers: (mpsc::Sender<Order>, mpsc::Sender<Opening>),
     server: Option<Server>,
     wal: WalTask,
+    _heartbeat: HeartbeatTask,
     errands: JoinSet<Done>,
     running: BTreeMap<Id, Errand>,
     /// Cuts every errand short, at a safe place.
@@ -201,9 +206,10 @@ impl Daemon {
         let Some(survey) = &self.survey else { return Vec::new() };
         let Ground { host, ledger, .. } = &*self.ground;
         let (databases, listing, now) = (&survey.databases, &survey.listing, clock::now());
-        let log_since = wal_received(&host.settings.state.directory).map(|shipped| shipped.unbroken_since);
-        let standings = match due::standings(&host.settings, databases, listing, ledger, log_since, now).await
-        {
+        let shipped = wal_received(&host.settings.state.directory);
+        let standings =
+            due::standings(&host.settings, databases, listing, ledger, shipped.as_ref(), now).await;
+        let standings = match standings {
             Ok(standings) => standings,
             Err(error) => {
                 tracing::error!(error = %error, "the ledger does not answer");
@@ -229,7 +235,7 @@ impl Daemon {
             return running.is_empty();
         }
         running.len() < self.ground.host.settings.daemon.jobs
-            && running.iter().all(|other| other.kind != JobKind::Retain && other.database != work.database)
+            && running.iter().all(|other| other.kind != JobKind::Retain && !is_in_the_way(other, work))
     }
 
     fn is_running(&self, errand: &Errand) -> bool {
@@ -332,6 +338,11 @@ impl Daemon {
     }
 }
 
+/// Of a database one thing is done at a time; base backups are verified while others are made.
+fn is_in_the_way(running: &Work, work: &Work) -> bool {
+    running.database == work.database && (work.database.is_some() || running.kind == work.kind)
+}
+
 fn http_failure(error: &HttpError) -> Failure {
     let text = causes::each_said_once(error);
     let failure = Failure::new(TITLE, ExitCode::Usage, text);
@@ -349,4 +360,21 @@ async fn knocking(knock: &Arc<Notify>) -> Result<JobScheduler, tokio_cron_schedu
     scheduler.add(Job::new(KNOCKS, move |_, _| knock.notify_one())?).await?;
     scheduler.start().await?;
     Ok(scheduler)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base_backups_are_verified_while_others_are_made() {
+        let work = |kind, database: Option<&str>| Work { kind, database: database.map(str::to_owned) };
+        let (base, verify) = (work(JobKind::BaseBackup, None), work(JobKind::VerifyPhysical, None));
+        assert!(!is_in_the_way(&verify, &base) && !is_in_the_way(&base, &verify));
+        assert!(is_in_the_way(&verify, &verify));
+        let (snapshot, of_app) = (work(JobKind::Snapshot, Some("app")), work(JobKind::Verify, Some("app")));
+        assert!(is_in_the_way(&snapshot, &of_app), "of a database one thing is done at a time");
+        assert!(!is_in_the_way(&snapshot, &base));
+        assert!(!is_in_the_way(&snapshot, &work(JobKind::Verify, Some("billing"))));
+    }
 }

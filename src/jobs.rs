@@ -16,6 +16,7 @@ pub mod retain;
 mod sealing;
 pub mod snapshot;
 pub mod verify;
+pub mod verify_physical;
 
 use std::future::Future;
 use std::path::{Path, PathBuf};

@@ -58,6 +58,9 @@
 //! - **A server that fetches its log itself is told of an end only where it is one**: everything else has an exit code
 //!   that stops its recovery.
 //! - **A database of a moment is taken out of its cluster as a snapshot**, and restored as one: there is one way back.
+//! - **Base backups and log are proven by recovering a moment drawn by chance**: the log of every moment is needed by some
+//!   recovery, and nobody knows by which. Each page is looked at too, since a piece in the place of another decrypts as well.
+//! - **Heartbeats lie in the maintenance database alone**: in one that is migrated they would be somebody's commits.
 //! - **A guard outlives us while a command runs**: its children do not end with us by themselves, and would write on
 //!   into what was put back ([`command`]).
 //! - **Tokens lie in the ledger, as hashes**: one that is revoked counts no more from that moment on, and what it
@@ -72,6 +75,7 @@
 //! between snapshots · *base backup*: a copy of a cluster's data directory · *piece*: a segment of the
 //! write-ahead log, or a part of one · *window*: the moments that a base backup and the log behind it reach · *restore point*: a moment that
 //! has a name in the log · *timeline*: a line of the log; a recovered cluster begins one, where it leaves its parent's is its *fork* ·
+//! *drill*: a recovery that is made to see whether it can be ·
 //! *recipient*: a public key that we encrypt to, *identity*: its private key ·
 //! *seal* and *open*: compress and encrypt, and back · *restore*: load a snapshot · *cluster*: one
 //! data directory, *database*: one inside it · *fence* and *release*: keep writers out, and let

@@ -3,8 +3,10 @@
 //! Comes in: a [`Connection`](crate::settings::Connection). Goes out: descriptions, COPY text,
 //! archives. Decides nothing about snapshots or restores.
 
+pub mod amcheck;
 pub mod copy;
 pub mod describe;
+pub mod heartbeat;
 pub mod limited;
 pub mod recovering;
 pub mod replication;

@@ -30,6 +30,7 @@ use chrono::TimeDelta;
 use chrono_tz::Tz;
 use secrecy::SecretString;
 
+use crate::rules::drill::PhysicalDepth;
 use crate::rules::manifest::Depth;
 use crate::rules::schedule::{Retry, Schedule};
 pub use connection::{Connection, SslMode};
@@ -159,6 +160,10 @@ pub struct VerifySettings {
     pub jobs: usize,
     /// When the newest snapshot of each database is verified; `None` for never.
     pub schedule: Option<Schedule>,
+    /// How deep base backups and the write-ahead log are verified unless told otherwise.
+    pub physical_depth: PhysicalDepth,
+    /// When they are, where `point_in_time` is on; `None` for never.
+    pub physical_schedule: Option<Schedule>,
 }
 
 /// `[retention]`
@@ -393,10 +398,15 @@ fn read_databases(
 
 impl VerifySettings {
     fn read(mut table: Table, zone: Tz) -> Result<Self, SettingsError> {
+        let when = When::of("0 5 * * *", zone).read(&mut table)?;
+        let physical = When::of("0 5 * * 0", when.zone).read_key("physical_schedule", &mut table)?;
+        let physical_depth = table.parsed("physical_depth", physical_depth)?;
         let settings = Self {
-            schedule: When::of("0 5 * * *", zone).read(&mut table)?.schedule,
+            schedule: when.schedule,
             depth: table.parsed("depth", depth)?.unwrap_or(Depth::Restored),
             jobs: table.integer("jobs", 1..=64)?.unwrap_or(2),
+            physical_depth: physical_depth.unwrap_or(PhysicalDepth::Recovered),
+            physical_schedule: physical.schedule,
         };
         table.finish()?;
         Ok(settings)
@@ -407,6 +417,12 @@ fn depth(text: &str) -> Result<Depth, String> {
     let depths = [Depth::Stored, Depth::Readable, Depth::Restored];
     let found = depths.into_iter().find(|depth| depth.as_str() == text);
     found.ok_or_else(|| format!("must be \"stored\", \"readable\" or \"restored\", not {text:?}"))
+}
+
+fn physical_depth(text: &str) -> Result<PhysicalDepth, String> {
+    let depths = [PhysicalDepth::Readable, PhysicalDepth::Recovered];
+    let found = depths.into_iter().find(|depth| depth.as_str() == text);
+    found.ok_or_else(|| format!("must be \"readable\" or \"recovered\", not {text:?}"))
 }
 
 impl RetentionSettings {

@@ -9,6 +9,7 @@ use futures::StreamExt as _;
 
 use super::documents::open_document;
 use super::{Catalog, CatalogError, READS_AT_ONCE, SMALL_MAX_BYTES};
+use crate::rules::drill::{BASE_VERIFICATION_KIND, BaseVerification};
 use crate::rules::layout::{self, ObjectKey, SnapshotId};
 use crate::rules::physical::{BASE_KIND, BaseManifest, PIECE_KIND, PieceName, PieceRecord};
 use crate::rules::restore_point::{POINT_KIND, RestorePoint};
@@ -80,6 +81,55 @@ impl Catalog {
             }),
             other => Ok(other),
         }
+    }
+
+    /// Records what was proven of a base backup and of the log behind it, beside its manifest.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn record_base_verification(
+        &self,
+        record: &BaseVerification,
+        key: &SigningKey,
+    ) -> Result<(), CatalogError> {
+        let name = layout::verification_name(record.depth.as_str(), record.at);
+        let at = layout::base_key(&self.cluster, &record.id, &name);
+        self.write_signed(BASE_VERIFICATION_KIND, &at, record, key).await
+    }
+
+    /// Reads what was proven of the base backups of the cluster, each in the order of time. A record that
+    /// is not believed, or lies beside another base backup than it names, proves nothing and is left out.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn base_verifications(
+        &self,
+    ) -> Result<BTreeMap<SnapshotId, Vec<BaseVerification>>, CatalogError> {
+        let objects = self.store.list(&layout::bases_prefix(&self.cluster)).await?;
+        let is_record = |object: &ObjectInfo| layout::is_verification(object.key.file_name());
+        let mut reads = futures::stream::iter(objects.into_iter().filter(is_record))
+            .map(|object| async move {
+                let read = self.read_signed::<BaseVerification>(BASE_VERIFICATION_KIND, &object.key).await;
+                (layout::base_of_key(&object.key).map(|(id, _)| id), read)
+            })
+            .buffered(READS_AT_ONCE);
+        let mut found: BTreeMap<SnapshotId, Vec<BaseVerification>> = BTreeMap::new();
+        while let Some((home, read)) = reads.next().await {
+            let record = match read {
+                Err(CatalogError::Store(error)) => return Err(error.into()),
+                other => other.ok().flatten(),
+            };
+            let is_at_home = |record: &BaseVerification| {
+                home.as_ref() == Some(&record.id)
+                    && record.cluster == self.cluster
+                    && record.repository == self.record.repository
+            };
+            if let Some(record) = record.filter(is_at_home) {
+                found.entry(record.id.clone()).or_default().push(record);
+            }
+        }
+        found.values_mut().for_each(|records| records.sort_by_key(|record| record.at));
+        Ok(found)
     }
 
     /// Records a piece of the log: written after the piece, and the commit point.

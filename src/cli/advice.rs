@@ -210,6 +210,10 @@ fn on_job(error: &JobError) -> Advice {
     }
 }
 
+/// What lets a role write heartbeats.
+pub const HEARTBEAT: &str = "GRANT CREATE ON DATABASE postgres TO the role; or make the table yourself, as CREATE SCHEMA belay; \
+    CREATE TABLE belay.heartbeat (at timestamptz PRIMARY KEY), and give both to the role";
+
 const LOCKED: &str = "something holds or waits for an exclusive lock, such as a migration; run again later, or raise lock_timeout";
 
 /// What lets a role read large objects; pg_read_all_data does not.
@@ -235,6 +239,7 @@ fn on_postgres(error: &PostgresError) -> Advice {
         PostgresError::Denied { message, .. } if on_replication(message).is_some() => {
             on_replication(message).and_then(failed)
         }
+        PostgresError::Denied { action, .. } if action.contains("heartbeat") => failed(HEARTBEAT),
         PostgresError::Denied { .. } => failed(rights),
         PostgresError::LockTimeout { .. } => failed(LOCKED),
         // pg_dump limits its wait for a lock by statement_timeout.

@@ -4,6 +4,7 @@ mod bucket;
 mod database;
 mod gate;
 mod host;
+mod physical;
 mod points;
 
 use clap::Args;
@@ -90,6 +91,7 @@ pub async fn run(global: &Global, _args: CheckArgs) -> Result<Report, Failure> {
     database::check_all(&settings, ledger.as_ref(), &mut findings).await;
     if settings.cluster.point_in_time {
         points::check(&settings, &mut findings).await;
+        physical::check_role(&settings, &mut findings).await;
     }
     Ok(report(&findings.0))
 }

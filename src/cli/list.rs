@@ -10,7 +10,7 @@ use super::host::Host;
 use super::report::{ExitCode, Failure, Report, age_text, bytes_text, print_notice, time_text};
 use super::retain::policy;
 use super::table::{Align, table};
-use super::windows::windows;
+use super::windows::{self, Reached};
 use super::{Global, clock};
 use crate::catalog::{Entry, Listing};
 use crate::rules::layout::SnapshotId;
@@ -66,8 +66,11 @@ pub async fn report(host: &Host, database: Option<&str>) -> Result<Report, Failu
     ];
     let mut text = if rows.is_empty() { "there are no snapshots\n".into() } else { table(head, &rows) };
     // Base backups are of all databases: who asks for one is not told of them.
-    let (reach, windows) = if database.is_none() { windows(host).await? } else { Default::default() };
-    text.push_str(&reach);
+    let windows = match database {
+        None => Reached::read_of(host).await?.windows,
+        Some(_) => Vec::new(),
+    };
+    text.push_str(&windows::text(&windows));
     let snapshots: Vec<_> =
         entries.iter().map(|entry| json_of(entry, expires.get(&entry.manifest.id))).collect();
     Ok(Report::new("list", text, &json!({ "snapshots": snapshots, "windows": windows })))

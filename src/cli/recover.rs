@@ -1,11 +1,14 @@
 //! `belay recover`: the whole cluster as it was at a moment.
 
+pub mod plan;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
 use serde_json::json;
 
+use self::plan::RecoveryPlan;
 use super::host::Host;
 use super::privileges::Inputs;
 use super::progress::shown;
@@ -35,6 +38,9 @@ pub struct RecoverArgs {
     /// The timeline to follow; the newest unless told otherwise
     #[arg(long, value_name = "N")]
     pub timeline: Option<u32>,
+    /// Say what would be read, how long it would take and what room it needs, and do nothing
+    #[arg(long)]
+    pub plan: bool,
     /// Open with this identity instead of the host's
     #[arg(long, value_name = "FILE")]
     pub identity: Option<PathBuf>,
@@ -109,6 +115,10 @@ pub async fn run(global: &Global, args: RecoverArgs, inputs: Inputs) -> Result<R
     stock.shipped = wal::shipped(state);
     let planned = stock.plan(catalog, &args.at, None, args.timeline).await;
     let (plan, base) = planned.map_err(Failure::of(TITLE))?;
+    if args.plan {
+        let planned = RecoveryPlan::of(catalog, &plan, &base, &args.at, &args.into).await?;
+        return Ok(planned.report(&format!("into {}", args.into.display())));
+    }
     audit::note(&ground.ledger, audit::KEY_USE, (None, Some(base.id.as_str())), "to recover").await?;
     let subject = |recovered: &Recovered| recovered.base.to_string();
     let mut recovered = super::recorded(&ground.ledger, JobKind::Recover, None, TITLE, subject, async {

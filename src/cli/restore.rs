@@ -14,6 +14,7 @@ use super::gate::resume_open_runs;
 use super::host::Host;
 use super::privileges::Inputs;
 use super::progress::shown;
+use super::recover::plan::RecoveryPlan;
 use super::report::{ExitCode, Failure, Report, bytes_text, duration_text};
 use super::standalone::{Standalone, StandaloneArgs};
 use super::{Global, audit, clock, opener_of, selector, wal};
@@ -42,7 +43,7 @@ pub struct RestoreArgs {
     pub from: Selector,
     /// Not a snapshot but a moment: a time with its zone ('2026-11-20 14:03:07+01'), a place in the log
     /// (16/B374D848), name:RESTORE_POINT, before-migration:REVISION, or latest; from a base backup and the write-ahead log
-    #[arg(long, value_name = "MOMENT", conflicts_with_all = ["from", "plan", "standalone"])]
+    #[arg(long, value_name = "MOMENT", conflicts_with_all = ["from", "standalone"])]
     pub at: Option<Wanted>,
     /// With --at: the timeline to follow; the newest unless told otherwise
     #[arg(long, value_name = "N", requires = "at")]
@@ -107,6 +108,7 @@ pub async fn run(global: &Global, args: RestoreArgs, inputs: Inputs) -> Result<R
     let title = format!("restore {}", args.database);
     let mut ground = Ground::open(global, &args, &inputs).await?;
     let moment = match &args.at {
+        Some(target) if args.plan => return ground.plan_at(&args, &title, target).await,
         Some(target) => Some(ground.at(global, &title, target, args.timeline).await?),
         None => None,
     };
@@ -209,6 +211,26 @@ impl Ground {
         };
         ground.database.jobs = args.jobs.unwrap_or(ground.database.jobs);
         Ok(ground)
+    }
+
+    /// Says how the cluster would be recovered to `wanted`, from which the database would be taken.
+    async fn plan_at(&self, args: &RestoreArgs, title: &str, wanted: &Wanted) -> Result<Report, Failure> {
+        let state = &self.state_directory;
+        let _repository = StateLock::shared(state, &LockName::repository()).map_err(Failure::of(title))?;
+        let mut stock = Stock::read(&self.catalog, Some(&self.opener)).await.map_err(Failure::of(title))?;
+        stock.shipped = wal::shipped(state);
+        let (plan, base) = stock
+            .plan(&self.catalog, wanted, Some(&self.database.connection.database), args.timeline)
+            .await
+            .map_err(Failure::of(title))?;
+        let planned = RecoveryPlan::of(&self.catalog, &plan, &base, wanted, &state.join("scratch")).await?;
+        let tables: Vec<String> = args.tables.iter().map(ToString::to_string).collect();
+        let whose = match (tables.as_slice(), &args.into) {
+            ([], Some(name)) => format!("{} as {name}", args.database),
+            ([], None) => format!("{} in place of the live one", args.database),
+            (tables, _) => format!("{} of {}", tables.join(", "), args.database),
+        };
+        Ok(planned.report(&format!("in the scratch directory, and restore {whose} from there")))
     }
 
     /// Puts the database as it was at `wanted`, on the newest timeline unless one is named, in place of the repository's snapshots.

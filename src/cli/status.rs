@@ -1,6 +1,7 @@
 //! `belay status`: what is fresh, verified, running and failing, on one screen.
 
 mod attention;
+mod recovery;
 mod scheduled;
 
 use std::collections::BTreeSet;
@@ -13,6 +14,7 @@ use self::attention::{
     FailedSnapshot, JOBS_LOOKED_AT, Kept, LastFailure, Running, databases_kept, failed_lines,
     failed_snapshots, last_failure, running,
 };
+use self::recovery::{RecoveryStatus, recovery};
 pub use self::scheduled::is_daemon_running;
 use self::scheduled::{Scheduled, scheduled};
 use super::host::Host;
@@ -20,7 +22,6 @@ use super::list::notice_rejected;
 use super::report::{Failure, Report, age_text, bytes_text, duration_text, print_notice};
 use super::retain::policy;
 use super::table::{Align, table};
-use super::windows::{Moments, moments};
 use super::{Global, clock, wal};
 use crate::catalog::{Entry, Listing};
 use crate::jobs::receive_wal::Shipped;
@@ -66,7 +67,7 @@ struct Status {
     identity_on_host: bool,
     not_believed: usize,
     wal: Option<WalStatus>,
-    moments: Vec<Moments>,
+    recovery: Option<RecoveryStatus>,
     databases_kept: Vec<Kept>,
     running: Vec<Running>,
     unfinished_runs: Vec<UnfinishedRun>,
@@ -85,22 +86,29 @@ struct WalStatus {
     behind_seconds: i64,
     /// Bytes of log that the server keeps.
     kept_bytes: u64,
+    /// Whether a process of this host receives the log now.
+    is_received: bool,
 }
 
 impl WalStatus {
-    fn of(shipped: Shipped, now: DateTime<Utc>) -> Self {
+    fn of(shipped: Shipped, is_received: bool, now: DateTime<Utc>) -> Self {
         Self {
             timeline: shipped.timeline,
             until_lsn: shipped.until,
             complete_until: shipped.complete_until,
             behind_seconds: (now - shipped.complete_until).num_seconds().max(0),
             kept_bytes: shipped.kept_bytes,
+            is_received,
         }
     }
 
     fn line(&self, now: DateTime<Utc>) -> String {
         let (age, kept) = (age_text(now - self.complete_until), bytes_text(self.kept_bytes));
-        format!("log           stored until {age} ago, to {}; the server keeps {kept}\n", self.until_lsn)
+        let nobody = if self.is_received { "" } else { "; nobody receives it now" };
+        format!(
+            "log           stored until {age} ago, to {}; the server keeps {kept}{nobody}\n",
+            self.until_lsn
+        )
     }
 }
 
@@ -177,8 +185,8 @@ pub async fn report(host: &Host, ledger: &Ledger, scope: Scope<'_>) -> Result<Re
         not_believed: if is_of_host { listing.rejected.len() } else { 0 },
         wal: wal::shipped(&host.settings.state.directory)
             .filter(|_| is_of_host && host.settings.cluster.point_in_time)
-            .map(|shipped| WalStatus::of(shipped, now)),
-        moments: if is_of_host { moments(host).await? } else { Vec::new() },
+            .map(|shipped| WalStatus::of(shipped, wal::is_received(&host.settings.state.directory), now)),
+        recovery: if is_of_host { recovery(host, now).await? } else { None },
         databases_kept: kept,
         running,
         unfinished_runs: runs
@@ -280,7 +288,12 @@ fn text(status: &Status, now: DateTime<Utc>) -> String {
         if status.identity_on_host { "on this host" } else { "not on this host: nothing can be opened here" };
     text.push_str(&format!("identity      {identity}\n"));
     text.extend(status.wal.iter().map(|wal| wal.line(now)));
-    text.push_str(&Moments::lines(&status.moments));
+    if let Some(recovery) = &status.recovery {
+        if status.wal.is_none() {
+            text.push_str("log           nothing is known to be stored: does `belay serve` run?\n");
+        }
+        text.push_str(&recovery.text(now));
+    }
     text.extend(status.running.iter().map(|job| job.line(now)));
     for run in &status.unfinished_runs {
         let what = match (run.phase, run.process_alive) {

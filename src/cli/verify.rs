@@ -1,7 +1,10 @@
 //! `belay verify`: reads a snapshot again, to a depth.
 
+pub mod physical;
+
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
@@ -16,8 +19,10 @@ use crate::jobs::Progress;
 use crate::jobs::verify::{self, Recording, Verified};
 use crate::ledger::lock::{LockName, StateLock};
 use crate::ledger::{JobKind, Ledger};
+use crate::rules::drill::PhysicalDepth;
 use crate::rules::layout::SnapshotId;
-use crate::rules::manifest::{Depth, Verification};
+use crate::rules::manifest::Depth;
+use crate::rules::recovery::Target;
 use crate::seal::Opener;
 use crate::store::StoreError;
 
@@ -36,6 +41,26 @@ pub struct VerifyArgs {
     /// Open with this identity instead of the host's
     #[arg(long, value_name = "FILE")]
     pub identity: Option<std::path::PathBuf>,
+    /// Not a snapshot but the base backups, and the write-ahead log behind them
+    #[arg(long, conflicts_with_all = ["snapshot", "database"])]
+    pub physical: bool,
+    /// Only this base backup, and the log behind it
+    #[arg(long, value_name = "ID", requires = "physical")]
+    pub base: Option<SnapshotId>,
+    /// The moment to recover (a time with its zone), rather than one that is drawn
+    #[arg(long, value_name = "TIME", requires = "physical", value_parser = time)]
+    pub at: Option<DateTime<Utc>>,
+    /// Draw the moment to recover with the seed of an earlier run
+    #[arg(long, value_name = "N", requires = "physical", conflicts_with = "at")]
+    pub seed: Option<u32>,
+}
+
+/// Accepts a time with its zone.
+fn time(text: &str) -> Result<DateTime<Utc>, String> {
+    match text.parse() {
+        Ok(Target::Time(time)) => Ok(time),
+        _ => Err(format!("must be a time with its zone (2026-11-20 14:03:07+01), not {text:?}")),
+    }
 }
 
 /// A depth on the command line.
@@ -47,16 +72,35 @@ pub enum DepthArg {
     Readable,
     /// Restored into a scratch cluster, every table compared
     Restored,
+    /// With --physical: a cluster recovered to a moment in the scratch directory, and looked through
+    Recovered,
 }
 
-impl From<DepthArg> for Depth {
-    fn from(depth: DepthArg) -> Self {
-        match depth {
-            DepthArg::Stored => Self::Stored,
-            DepthArg::Readable => Self::Readable,
-            DepthArg::Restored => Self::Restored,
+impl DepthArg {
+    fn of_snapshot(self) -> Result<Depth, Failure> {
+        match self {
+            Self::Stored => Ok(Depth::Stored),
+            Self::Readable => Ok(Depth::Readable),
+            Self::Restored => Ok(Depth::Restored),
+            Self::Recovered => {
+                Err(no_such_depth("snapshots are verified to the depths stored, readable and restored"))
+            }
         }
     }
+
+    fn of_physical(self) -> Result<PhysicalDepth, Failure> {
+        match self {
+            Self::Readable => Ok(PhysicalDepth::Readable),
+            Self::Recovered => Ok(PhysicalDepth::Recovered),
+            Self::Stored | Self::Restored => Err(no_such_depth(
+                "base backups and log (--physical) are verified to the depths readable and recovered",
+            )),
+        }
+    }
+}
+
+fn no_such_depth(text: &str) -> Failure {
+    Failure::new("verify", ExitCode::Usage, text)
 }
 
 /// Verifies one snapshot.
@@ -70,11 +114,14 @@ pub async fn run(global: &Global, args: VerifyArgs, inputs: Inputs) -> Result<Re
     let opener = opener_of(&inputs)?.or_else(|| host.opener());
     let ledger = host.ledger().await?;
     resume_open_runs(global, &host, &ledger).await?;
+    if args.physical {
+        return physical::run(global, &args, &host, &ledger, opener.as_ref()).await;
+    }
     let database = args.database.as_deref().map(|name| host.database(name)).transpose()?;
     let wanted = Wanted {
         database: database.as_ref().map(|database| database.connection.database.as_str()),
         snapshot: &args.snapshot,
-        depth: args.depth.map_or(host.settings.verify.depth, Depth::from),
+        depth: args.depth.map_or(Ok(host.settings.verify.depth), DepthArg::of_snapshot)?,
         opener: opener.as_ref(),
     };
     let verified = verify_wanted(global, &host, &ledger, &wanted).await?;
@@ -141,7 +188,7 @@ pub async fn verify_wanted(
 
 fn report(title: &str, verified: Verified) -> Report {
     let record = &verified.record;
-    let (code, unrecorded) = ending(title, record, verified.recording);
+    let (code, unrecorded) = ending(title, record.is_ok, verified.recording);
     if let (ExitCode::Failed, Some(unrecorded)) = (code, &unrecorded) {
         print_notice(&format!("{title}: {unrecorded}"));
     }
@@ -175,7 +222,7 @@ fn report(title: &str, verified: Verified) -> Report {
 /// How the verb ends, and why the result is not recorded, if it is not.
 ///
 /// A repository that may only be read is one on purpose; any other failure to write deserves a look.
-fn ending(title: &str, record: &Verification, recording: Recording) -> (ExitCode, Option<String>) {
+fn ending(title: &str, is_ok: bool, recording: Recording) -> (ExitCode, Option<String>) {
     let (code, reason) = match recording {
         Recording::Done => (ExitCode::Done, None),
         Recording::NoKey => (ExitCode::Done, Some("there is no signing key on this host".to_owned())),
@@ -186,6 +233,6 @@ fn ending(title: &str, record: &Verification, recording: Recording) -> (ExitCode
             (if is_denied { ExitCode::Done } else { ExitCode::Failed }, Some(failure.chain() + &hint))
         }
     };
-    let code = if record.is_ok { code } else { ExitCode::Problem };
+    let code = if is_ok { code } else { ExitCode::Problem };
     (code, reason.map(|reason| format!("this result is not recorded: {reason}")))
 }

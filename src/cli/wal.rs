@@ -121,6 +121,11 @@ pub async fn receive(
     receive_wal::receive(&means, &to, stop, clock::now, note).await.map_err(Failure::of(TITLE))
 }
 
+/// Whether a process of this host receives the log now.
+pub fn is_received(state: &Path) -> bool {
+    StateLock::exclusive(state, &LockName::wal()).is_err()
+}
+
 /// How far the log is stored, as whoever receives it noted last.
 pub fn shipped(state: &Path) -> Option<Shipped> {
     noted::shipped(state)

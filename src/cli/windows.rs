@@ -1,43 +1,123 @@
 //! The moments that can be had again, as `list` and `status` tell them.
 
+use std::collections::BTreeSet;
+use std::path::Path;
+
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use serde_json::{Value, json};
 
 use super::host::Host;
 use super::report::{Failure, print_notice, time_text};
 use super::wal;
+use crate::catalog::Catalog;
 use crate::jobs::recover::Stock;
-use crate::rules::recovery::Window;
+use crate::rules::layout::SnapshotId;
+use crate::rules::wal::Lsn;
+use crate::seal::Opener;
 
-/// What each base backup reaches, on every timeline: as text, where several timelines are named, and as
-/// JSON, the oldest timeline first; nothing where there is no base backup.
-///
-/// # Errors
-/// [`Failure`] when the repository cannot be read.
-pub async fn windows(host: &Host) -> Result<(String, Vec<Value>), Failure> {
-    let windows = read(host).await?;
-    let has_several = have_several_timelines(windows.iter().map(|(window, _)| window.timeline));
-    let (mut text, mut told) = (String::new(), Vec::new());
-    for (window, until) in &windows {
-        let base = &window.base;
-        let reach = match until {
-            Some(until) => format!("any moment from {} to {}", time_text(base.ended_at), time_text(*until)),
+/// What one base backup reaches.
+#[derive(Debug, Clone, Serialize)]
+pub struct Window {
+    /// The base backup.
+    pub base: SnapshotId,
+    /// The timeline.
+    pub timeline: u32,
+    /// The first moment.
+    pub from: DateTime<Utc>,
+    /// The last; `None` when its log is not stored.
+    pub until: Option<DateTime<Utc>>,
+    /// The first place.
+    pub from_lsn: Lsn,
+    /// The last.
+    pub until_lsn: Lsn,
+    /// Where the log goes on behind something that is missing.
+    pub resumes_lsn: Option<Lsn>,
+    /// Plain bytes of the base backup.
+    #[serde(skip)]
+    pub base_bytes: u64,
+    /// Bytes of log from where replaying begins.
+    #[serde(skip)]
+    pub log_bytes: u64,
+}
+
+/// Moments that cannot be had, between others that can.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Gap {
+    /// The last moment before.
+    pub from: DateTime<Utc>,
+    /// The first one after.
+    pub until: DateTime<Utc>,
+    /// Where the log ends before.
+    pub from_lsn: Lsn,
+    /// Where it is of use again.
+    pub until_lsn: Lsn,
+}
+
+/// Base backups and log, and what they reach on every timeline.
+pub struct Reached {
+    /// What the repository has.
+    pub stock: Stock,
+    /// What each base backup reaches, the oldest timeline first.
+    pub windows: Vec<Window>,
+}
+
+impl Reached {
+    /// Reads that of the host's cluster; a base backup that is not believed is a notice on standard error.
+    ///
+    /// # Errors
+    /// [`Failure`] when the repository cannot be read.
+    pub async fn read_of(host: &Host) -> Result<Self, Failure> {
+        let reached =
+            Self::read(&host.catalog, host.opener().as_ref(), &host.settings.state.directory).await?;
+        for (id, reason) in &reached.stock.rejected {
+            print_notice(&format!("base backup {id} is not listed: {reason}"));
+        }
+        Ok(reached)
+    }
+
+    async fn read(catalog: &Catalog, opener: Option<&Opener>, state: &Path) -> Result<Self, Failure> {
+        let failed = || Failure::of("read the base backups");
+        let mut stock = Stock::read(catalog, opener).await.map_err(failed())?;
+        stock.shipped = wal::shipped(state);
+        let mut windows = Vec::new();
+        for window in &stock.windows_of_all() {
+            let until = stock.complete_until(catalog, window).await.map_err(failed())?;
+            let base = &window.base;
+            let manifest = stock.bases.iter().find(|manifest| manifest.id == base.id);
+            windows.push(Window {
+                base: base.id.clone(),
+                timeline: window.timeline,
+                from: base.ended_at,
+                until: until.filter(|_| window.is_usable()),
+                from_lsn: base.stop,
+                until_lsn: window.end,
+                resumes_lsn: window.resumes,
+                base_bytes: manifest.map_or(0, |manifest| manifest.plain_bytes),
+                log_bytes: window.end.0.saturating_sub(base.start.0),
+            });
+        }
+        Ok(Self { stock, windows })
+    }
+}
+
+/// A line for each, with the timeline where there are several.
+pub fn text(windows: &[Window]) -> String {
+    let has_several = are_several(windows.iter().map(|window| window.timeline));
+    let line = |window: &Window| {
+        let reach = match window.until {
+            Some(until) => format!("any moment from {} to {}", time_text(window.from), time_text(until)),
             None => "no moment: its log is not stored".into(),
         };
-        let gap = window.resumes.map(|lsn| format!("; log is missing from {} to {lsn}", window.end));
+        let gap =
+            window.resumes_lsn.map(|lsn| format!("; log is missing from {} to {lsn}", window.until_lsn));
         let on = if has_several { format!("timeline {}, ", window.timeline) } else { String::new() };
-        text.push_str(&format!("{on}base backup {}: {reach}{}\n", base.id, gap.unwrap_or_default()));
-        told.push(json!({
-            "base": base.id, "timeline": window.timeline, "from": base.ended_at, "until": until,
-            "from_lsn": base.stop, "until_lsn": window.end, "resumes_lsn": window.resumes,
-        }));
-    }
-    Ok((text, told))
+        format!("{on}base backup {}: {reach}{}\n", window.base, gap.unwrap_or_default())
+    };
+    windows.iter().map(line).collect()
 }
 
 /// Moments in a row that can be had again.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Moments {
     timeline: u32,
     from: DateTime<Utc>,
@@ -45,9 +125,24 @@ pub struct Moments {
 }
 
 impl Moments {
+    /// Those of all windows, the oldest timeline first.
+    pub fn of(windows: &[Window]) -> Vec<Self> {
+        let mut all: Vec<Self> = Vec::new();
+        for window in windows {
+            let (Some(until), timeline, from) = (window.until, window.timeline, window.from) else {
+                continue;
+            };
+            match all.last_mut().filter(|last| last.timeline == timeline && last.until >= from) {
+                Some(last) => last.until = last.until.max(until),
+                None => all.push(Self { timeline, from, until }),
+            }
+        }
+        all
+    }
+
     /// A line for each, with the timeline where there are several.
     pub fn lines(all: &[Self]) -> String {
-        let has_several = have_several_timelines(all.iter().map(|moments| moments.timeline));
+        let has_several = are_several(all.iter().map(|moments| moments.timeline));
         let line = |moments: &Self| {
             let on = if has_several { format!("timeline {}: ", moments.timeline) } else { String::new() };
             let (from, until) = (time_text(moments.from), time_text(moments.until));
@@ -57,38 +152,47 @@ impl Moments {
     }
 }
 
-/// Which moments can be had again, on every timeline, the oldest first.
-///
-/// # Errors
-/// [`Failure`] when the repository cannot be read.
-pub async fn moments(host: &Host) -> Result<Vec<Moments>, Failure> {
-    let mut all: Vec<Moments> = Vec::new();
-    for (window, until) in read(host).await? {
-        let Some(until) = until else { continue };
-        let (timeline, from) = (window.timeline, window.base.ended_at);
-        match all.last_mut().filter(|last| last.timeline == timeline && last.until >= from) {
-            Some(last) => last.until = last.until.max(until),
-            None => all.push(Moments { timeline, from, until }),
+fn are_several(timelines: impl Iterator<Item = u32>) -> bool {
+    timelines.collect::<BTreeSet<u32>>().len() > 1
+}
+
+/// What lies between the windows of the newest timeline; those that reach nothing leave no trace.
+pub fn gaps(windows: &[Window]) -> Vec<Gap> {
+    let mut gaps = Vec::new();
+    let mut reached: Option<(DateTime<Utc>, Lsn)> = None;
+    let newest = windows.last().map(|window| window.timeline);
+    for window in windows.iter().filter(|window| Some(window.timeline) == newest) {
+        let Some(until) = window.until else { continue };
+        if let Some((from, from_lsn)) = reached.filter(|(before, _)| *before < window.from) {
+            gaps.push(Gap { from, until: window.from, from_lsn, until_lsn: window.from_lsn });
         }
+        reached = reached.max(Some((until, window.until_lsn)));
     }
-    Ok(all)
+    gaps
 }
 
-async fn read(host: &Host) -> Result<Vec<(Window, Option<DateTime<Utc>>)>, Failure> {
-    let failed = || Failure::of("read the base backups");
-    let mut stock = Stock::read(&host.catalog, host.opener().as_ref()).await.map_err(failed())?;
-    stock.shipped = wal::shipped(&host.settings.state.directory);
-    for (id, reason) in &stock.rejected {
-        print_notice(&format!("base backup {id} is not listed: {reason}"));
-    }
-    let mut windows = Vec::new();
-    for window in stock.windows_of_all() {
-        let until = stock.complete_until(&host.catalog, &window).await.map_err(failed())?;
-        windows.push((window, until));
-    }
-    Ok(windows)
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn have_several_timelines(timelines: impl Iterator<Item = u32>) -> bool {
-    timelines.collect::<std::collections::BTreeSet<u32>>().len() > 1
+    #[test]
+    fn what_lies_between_windows_is_a_gap() {
+        let at = |second: i64| DateTime::from_timestamp(1_795_000_000 + second, 0).unwrap();
+        let window = |from: i64, until: Option<i64>| Window {
+            base: SnapshotId::new(at(from), 0),
+            timeline: 1,
+            from: at(from),
+            until: until.map(at),
+            from_lsn: Lsn(from.unsigned_abs()),
+            until_lsn: Lsn(until.unwrap_or(from).unsigned_abs()),
+            resumes_lsn: None,
+            base_bytes: 0,
+            log_bytes: 0,
+        };
+        let windows = [window(0, Some(50)), window(20, Some(50)), window(55, None), window(60, Some(90))];
+        let gap = Gap { from: at(50), until: at(60), from_lsn: Lsn(50), until_lsn: Lsn(60) };
+        assert_eq!(gaps(&windows), [gap]);
+        assert_eq!(gaps(&windows[..2]), []);
+        assert_eq!(gaps(&[]), []);
+    }
 }

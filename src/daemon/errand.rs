@@ -11,10 +11,11 @@ use crate::catalog::{Listing, Selector};
 use crate::cli::gate::resume_open_runs;
 use crate::cli::host::Host;
 use crate::cli::report::{ExitCode, Failure};
-use crate::cli::verify::{Wanted, verify_wanted};
+use crate::cli::verify::{Wanted, physical, verify_wanted};
 use crate::cli::{Global, audit, base_backup, retain, snapshot};
 use crate::http::Task;
 use crate::jobs::due::Work;
+use crate::jobs::verify_physical::{self, Wish};
 use crate::ledger::{JobKind, Ledger, OnBehalf};
 use crate::rules::manifest::Depth;
 use crate::settings::DatabaseSettings;
@@ -178,6 +179,7 @@ async fn work_on(ground: &Ground, work: &Work) -> Result<(), Failure> {
                 "made"
             );
         }
+        (JobKind::VerifyPhysical, _) => verify_physical(ground).await?,
         (JobKind::Retain, _) => {
             let retained = retain::carry_out(global, host, ledger).await?;
             tracing::info!(
@@ -224,6 +226,38 @@ async fn take_snapshot(ground: &Ground, name: &str) -> Result<(), Failure> {
         "taken"
     );
     taken.notes.iter().for_each(|note| tracing::warn!(database = %name, note, "left out"));
+    Ok(())
+}
+
+async fn verify_physical(ground: &Ground) -> Result<(), Failure> {
+    let Ground { global, host, ledger, .. } = ground;
+    let (depth, moment) = (host.settings.verify.physical_depth, Wish::Drawn(rand::random()));
+    let wanted = verify_physical::Wanted { base: None, depth, moment };
+    let opener = host.opener();
+    let verified = physical::verify_wanted(global, host, ledger, &wanted, opener.as_ref()).await?;
+    if let Some((base, drill)) = verified.drill() {
+        tracing::info!(
+            job = "verify-physical",
+            backup_id = %base,
+            moment = %drill.moment,
+            seed = drill.seed,
+            recovery_ms = drill.recovery_ms,
+            "recovered"
+        );
+    }
+    verified.notes.iter().for_each(|note| tracing::info!(job = "verify-physical", note, "not proven"));
+    for problem in verified.not_believed.iter().chain(&verified.differences) {
+        tracing::error!(job = "verify-physical", problem, "not as it should be");
+    }
+    for record in &verified.records {
+        let (depth, elapsed_ms) = (record.depth.as_str(), record.elapsed_ms);
+        for problem in &record.problems {
+            tracing::error!(job = "verify-physical", backup_id = %record.id, depth, problem, "not as it should be");
+        }
+        if record.is_ok {
+            tracing::info!(job = "verify-physical", backup_id = %record.id, depth, elapsed_ms, "verified");
+        }
+    }
     Ok(())
 }
 

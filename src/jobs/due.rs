@@ -5,6 +5,7 @@
 
 use chrono::{DateTime, Utc};
 
+use super::receive_wal::Shipped;
 use crate::catalog::{Entry, Listing};
 use crate::ledger::{EndedAs, JobKind, JobOutcome, JobRun, Ledger, LedgerError};
 use crate::rules::schedule::{self, Due, Failure, Schedule};
@@ -47,8 +48,9 @@ impl Standing {
 /// Looks where everything stands that is scheduled for `databases`, snapshots first.
 ///
 /// A verification of a database without snapshots is not scheduled; nor is a base backup while no log is
-/// received, which `log_since` says: one from before is of no use, and another is due at once. Where the
-/// server hands its log over nobody says it, and the schedule alone counts.
+/// received, which `shipped` says: one from before is of no use, and another is due at once; nor a
+/// verification of base backups while the log that makes one of any use is not stored. Where the server
+/// hands its log over nobody says it, and the schedule alone counts.
 ///
 /// # Errors
 /// What the ledger says.
@@ -57,7 +59,7 @@ pub async fn standings(
     databases: &[DatabaseSettings],
     listing: &Listing,
     ledger: &Ledger,
-    log_since: Option<DateTime<Utc>>,
+    shipped: Option<&Shipped>,
     now: DateTime<Utc>,
 ) -> Result<Vec<Standing>, LedgerError> {
     let look = Look { settings, ledger, now };
@@ -74,11 +76,15 @@ pub async fn standings(
             );
         }
     }
-    let log_since = if settings.wal.receive { log_since } else { Some(DateTime::<Utc>::MIN_UTC) };
-    if let Some(since) = log_since.filter(|_| settings.cluster.point_in_time) {
+    let shipped = shipped.filter(|_| settings.wal.receive);
+    if settings.cluster.point_in_time && (shipped.is_some() || !settings.wal.receive) {
         let mut made = look.done(JobKind::BaseBackup, None).await?;
-        made.retain(|began_at| *began_at >= since);
+        made.retain(|began_at| shipped.is_none_or(|shipped| *began_at >= shipped.unbroken_since));
         all.extend(look.at(JobKind::BaseBackup, None, settings.base_backup.schedule.as_ref(), made).await?);
+        if look.has_usable_base(shipped).await? {
+            let (kind, schedule) = (JobKind::VerifyPhysical, settings.verify.physical_schedule.as_ref());
+            all.extend(look.at(kind, None, schedule, look.done(kind, None).await?).await?);
+        }
     }
     let retained = look.done(JobKind::Retain, None).await?;
     all.extend(look.at(JobKind::Retain, None, settings.retention.schedule.as_ref(), retained).await?);
@@ -110,6 +116,14 @@ impl Look<'_> {
             schedule: schedule.clone(),
             last: successes.into_iter().filter(|at| *at <= self.now).max(),
         }))
+    }
+
+    /// Whether a base backup was made whose log is stored as far as it needs it.
+    async fn has_usable_base(&self, shipped: Option<&Shipped>) -> Result<bool, LedgerError> {
+        let made = self.ledger.jobs_of(JobKind::BaseBackup, None, JOBS_LOOKED_AT).await?;
+        let ends = made.iter().filter_map(|job| job.end.as_ref());
+        let mut ends = ends.filter(|end| end.outcome == JobOutcome::Done);
+        Ok(ends.any(|end| shipped.is_none_or(|shipped| end.at < shipped.complete_until)))
     }
 
     async fn done(&self, kind: JobKind, database: Option<&str>) -> Result<Vec<DateTime<Utc>>, LedgerError> {

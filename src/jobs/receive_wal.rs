@@ -10,7 +10,7 @@
 //! A server that was recovered writes another timeline. Its slot is made anew, and what the spool has of
 //! the timeline before is stored first. A server of another cluster is refused before anything is stored.
 //!
-//! The server comes before its backup: when it has to keep too much, the slot goes ([`fuse`]). Then log is
+//! The server comes before its backup: when it has to keep too much, the slot goes (`fuse`). Then log is
 //! missing, which everybody can see from what is stored, and a new base backup is due.
 
 mod fuse;
@@ -33,6 +33,7 @@ use crate::catalog::Catalog;
 use crate::postgres::replication;
 use crate::postgres::tools::{RunningTool, Streams, Tools};
 use crate::postgres::{PostgresError, session};
+use crate::rules::layout;
 use crate::rules::physical::Segment;
 use crate::rules::wal::Lsn;
 use crate::seal::Sealer;
@@ -110,12 +111,14 @@ pub async fn receive(
         });
     }
     let tools = Tools::find(means.bin_directory, means.path, facts.version_num / 10_000).await?;
+    // Of this run alone: a receiver of another may have written into another spool.
+    let name = format!("belay-{}", layout::tail(rand::random()));
     // Before the store is asked for anything: it may be away, and the server full.
-    let mark = replication::mark(&mut session, means.slot).await?;
+    let mark = replication::mark(&mut session, means.slot, &name).await?;
     fuse::check(&mut session, means, &facts, &mark).await?;
     let mut shipping = Shipping::open(means, &facts, clock).await?;
     let (begin, is_broken) = begin(&mut session, means, &on_shipped).await?;
-    let mark = replication::mark(&mut session, means.slot).await?;
+    let mark = replication::mark(&mut session, means.slot, &name).await?;
     shipping.settle_other_timelines().await?;
     shipping.begin_at(Segment::at(facts.timeline, begin, facts.segment_bytes))?;
     let unbroken_since = means.unbroken_since.filter(|_| !is_broken).unwrap_or(mark.at);
@@ -127,7 +130,7 @@ pub async fn receive(
         let stored = shipping.shipped().map(|shipped| shipped.until);
         let is_wanted = (means.wanted)().is_some_and(|wanted| stored.is_none_or(|stored| stored < wanted));
         let is_time = is_last || is_wanted || shipped_at.is_none_or(|at| at.elapsed() >= means.ship_every);
-        let mark = replication::mark(&mut session, means.slot).await?;
+        let mark = replication::mark(&mut session, means.slot, &name).await?;
         fuse::check(&mut session, means, &facts, &mark).await?;
         shipping.note(mark);
         shipping.ship_segments().await?;
@@ -152,7 +155,7 @@ pub async fn receive(
             shipping.lead_receiver()?;
         }
         receiver = supervise(receiver, has_room, || {
-            let command = replication::receive_wal(&tools, to, means.spool);
+            let command = replication::receive_wal(&tools, to, means.spool, &name);
             RunningTool::start(command, Streams::None)
         })
         .await?;

@@ -18,6 +18,8 @@ use chrono::{DateTime, SecondsFormat, Utc};
 
 use self::feed::Feed;
 pub use self::moment::{Moment, databases_at};
+pub(super) use self::segment::Source;
+pub(super) use self::unpack::open_through;
 use super::receive_wal::Shipped;
 use super::{JobError, Progress, Stopwatch, WorkDirectory};
 use crate::catalog::Catalog;

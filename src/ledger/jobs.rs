@@ -22,11 +22,20 @@ pub enum JobKind {
     BaseBackup,
     /// Recovers the cluster into a directory.
     Recover,
+    /// Verifies base backups and the write-ahead log.
+    VerifyPhysical,
 }
 
 impl JobKind {
-    const ALL: [Self; 6] =
-        [Self::Snapshot, Self::Verify, Self::Restore, Self::Retain, Self::BaseBackup, Self::Recover];
+    const ALL: [Self; 7] = [
+        Self::Snapshot,
+        Self::Verify,
+        Self::Restore,
+        Self::Retain,
+        Self::BaseBackup,
+        Self::Recover,
+        Self::VerifyPhysical,
+    ];
 
     /// The kind as it stands in the ledger.
     pub fn as_str(self) -> &'static str {
@@ -37,6 +46,7 @@ impl JobKind {
             Self::Retain => "retain",
             Self::BaseBackup => "base-backup",
             Self::Recover => "recover",
+            Self::VerifyPhysical => "verify-physical",
         }
     }
 }

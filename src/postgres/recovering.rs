@@ -9,9 +9,14 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+use sqlx::postgres::PgConnection;
+
+use super::session::{column, rows};
 use super::tools::{RunningTool, Streams};
 use super::{PostgresError, session};
 use crate::rules::recovery::Target;
+use crate::rules::wal::Lsn;
 use crate::settings::{Connection, SslMode};
 
 const PORT: u16 = 5432;
@@ -181,4 +186,31 @@ pub fn clean(data: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Where a recovery ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Replayed {
+    /// How far the log was replayed.
+    pub lsn: Lsn,
+    /// When the last transaction that was replayed was committed; `None` when none was.
+    pub last_commit: Option<DateTime<Utc>>,
+}
+
+/// Asks a server that has recovered where that ended.
+///
+/// # Errors
+/// As [`PostgresError::of_query`] sorts them.
+pub async fn replayed(session: &mut PgConnection) -> Result<Replayed, PostgresError> {
+    let action = "ask where the recovery ended";
+    let sql = "SELECT pg_catalog.pg_last_wal_replay_lsn()::text AS lsn, \
+        (extract(epoch FROM pg_catalog.pg_last_xact_replay_timestamp()) * 1000000)::bigint AS at";
+    let found = rows(session, action, sql).await?;
+    let row = found.first().ok_or_else(|| PostgresError::of_query(action, sqlx::Error::RowNotFound))?;
+    let lsn: Option<String> = column(row, "lsn")?;
+    let at: Option<i64> = column(row, "at")?;
+    Ok(Replayed {
+        lsn: lsn.and_then(|lsn| lsn.parse().ok()).unwrap_or_default(),
+        last_commit: at.and_then(DateTime::from_timestamp_micros),
+    })
 }

@@ -81,9 +81,11 @@ pub fn base_backup(tools: &Tools, to: &Connection, label: &str, max_rate_kib: Op
     command
 }
 
-/// A command that writes the log into `directory`, a file for each segment, from where that has it.
-pub fn receive_wal(tools: &Tools, to: &Connection, directory: &Path) -> Command {
+/// A command that writes the log into `directory`, a file for each segment, from where that has it. The
+/// server knows it by `name`.
+pub fn receive_wal(tools: &Tools, to: &Connection, directory: &Path, name: &str) -> Command {
     let mut command = tools.command("pg_receivewal", to);
+    command.env("PGAPPNAME", name);
     command.args(["--no-loop", "--no-password", "--status-interval=1"]);
     command.arg(format!("--directory={}", directory.display()));
     of_replication(&mut command);
@@ -191,28 +193,35 @@ pub struct Mark {
     pub flushed: Lsn,
     /// Bytes of log that the slot makes it keep.
     pub kept_bytes: u64,
+    /// How far the receiver has written the log down, as it told the server last.
+    pub received: Option<Lsn>,
 }
 
-/// Asks for one.
+/// Asks for one; `receiver` is the name that the server knows the receiver by.
 ///
 /// # Errors
 /// As [`PostgresError::of_query`] sorts them.
-pub async fn mark(session: &mut PgConnection, slot: &str) -> Result<Mark, PostgresError> {
+pub async fn mark(session: &mut PgConnection, slot: &str, receiver: &str) -> Result<Mark, PostgresError> {
     let action = "ask how far the write-ahead log is";
     // In this order: the log is looked at after the clock.
     let sql = format!(
         "WITH clock AS MATERIALIZED (SELECT pg_catalog.clock_timestamp() AS at) \
          SELECT (extract(epoch FROM clock.at) * 1000000)::bigint AS at, f.lsn::text AS lsn, coalesce((SELECT pg_catalog.pg_wal_lsn_diff(f.lsn, restart_lsn) \
-           FROM pg_catalog.pg_replication_slots WHERE slot_name = {}), 0)::bigint AS kept \
+           FROM pg_catalog.pg_replication_slots WHERE slot_name = {}), 0)::bigint AS kept, \
+         (SELECT write_lsn::text FROM pg_catalog.pg_stat_replication WHERE application_name = {} \
+          ORDER BY write_lsn DESC NULLS LAST LIMIT 1) AS received \
          FROM clock, LATERAL (SELECT pg_catalog.pg_current_wal_flush_lsn() AS lsn WHERE clock.at IS NOT NULL) f",
-        literal(slot)
+        literal(slot),
+        literal(receiver)
     );
     let found = rows(session, action, sql).await?;
     let row = found.first().ok_or_else(|| PostgresError::of_query(action, sqlx::Error::RowNotFound))?;
     let (lsn, kept): (String, i64) = (column(row, "lsn")?, column(row, "kept")?);
+    let received: Option<String> = column(row, "received")?;
+    let received = received.and_then(|lsn| lsn.parse().ok());
     let flushed = lsn.parse().map_err(|_| PostgresError::of_query(action, sqlx::Error::RowNotFound))?;
     let at = chrono::DateTime::from_timestamp_micros(column(row, "at")?).unwrap_or_default();
-    Ok(Mark { at, flushed, kept_bytes: u64::try_from(kept).unwrap_or_default() })
+    Ok(Mark { at, flushed, kept_bytes: u64::try_from(kept).unwrap_or_default(), received })
 }
 
 #[cfg(test)]

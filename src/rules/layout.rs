@@ -204,6 +204,18 @@ impl SnapshotHome {
     }
 }
 
+const VERIFICATION_PREFIX: &str = "verified-";
+
+/// The file name of the record of a verification to `depth` that ended `at`.
+pub fn verification_name(depth: &str, at: DateTime<Utc>) -> String {
+    format!("{VERIFICATION_PREFIX}{depth}-{}.json", at.format("%Y%m%dT%H%M%S%3fZ"))
+}
+
+/// Whether a file of this name is the record of a verification.
+pub fn is_verification(file_name: &str) -> bool {
+    file_name.starts_with(VERIFICATION_PREFIX)
+}
+
 /// The prefix of all base backups of `cluster`.
 pub fn bases_prefix(cluster: &str) -> String {
     format!("{cluster}/base/")

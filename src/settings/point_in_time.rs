@@ -31,6 +31,9 @@ pub struct WalSettings {
     pub keep_bytes: u64,
     /// Name of the replication slot; `None` for `belay_` and the cluster's name.
     pub slot: Option<String>,
+    /// Whether a row is written into the database `postgres` every minute, by which a recovery is told to
+    /// have come to its moment.
+    pub heartbeat: bool,
 }
 
 impl BaseBackupSettings {
@@ -54,6 +57,7 @@ impl WalSettings {
         let keep = table.parsed("keep", |text| units::bytes_within(text, "64MiB", "1TiB"))?;
         let slot = table.parsed("slot", slot_name)?;
         let receive = table.boolean("receive")?.unwrap_or(true);
+        let heartbeat = table.boolean("heartbeat")?.unwrap_or(false);
         table.finish()?;
         Ok(Self {
             receive,
@@ -61,6 +65,7 @@ impl WalSettings {
             spool_bytes: spool_bytes.unwrap_or(1 << 30),
             keep_bytes: keep.unwrap_or(16 << 30),
             slot,
+            heartbeat,
         })
     }
 

@@ -29,12 +29,17 @@ impl When {
     /// What `table` says, over this.
     pub(super) fn read(self, table: &mut Table) -> Result<Self, SettingsError> {
         let zone = table.parsed("timezone", zone_named)?.unwrap_or(self.zone);
-        let told = table.parsed("schedule", |text| match text {
+        Self { schedule: self.schedule.map(|schedule| schedule.in_zone(zone)), zone }
+            .read_key("schedule", table)
+    }
+
+    /// What the key `name` of `table` says, over this, in the same zone.
+    pub(super) fn read_key(self, name: &'static str, table: &mut Table) -> Result<Self, SettingsError> {
+        let told = table.parsed(name, |text| match text {
             NEVER => Ok(None),
-            pattern => Schedule::new(pattern, zone).map(Some),
+            pattern => Schedule::new(pattern, self.zone).map(Some),
         })?;
-        let inherited = || self.schedule.map(|schedule| schedule.in_zone(zone));
-        Ok(Self { schedule: told.unwrap_or_else(inherited), zone })
+        Ok(Self { schedule: told.unwrap_or(self.schedule), zone: self.zone })
     }
 }
 

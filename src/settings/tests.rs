@@ -71,6 +71,22 @@ fn shipped_settings_load() {
     assert_eq!(settings.databases.len(), 1);
 }
 
+#[test]
+fn base_backups_and_log_are_verified_on_a_schedule_of_their_own() {
+    let read = |verify: &str| load(&format!("[verify]\n{verify}"), &[]).unwrap().verify;
+    let text = |settings: &VerifySettings| settings.physical_schedule.as_ref().map(ToString::to_string);
+    let usual = read("timezone = \"Europe/Zurich\"\nschedule = \"never\"\n");
+    assert_eq!(text(&usual).as_deref(), Some("0 5 * * 0 (Europe/Zurich)"));
+    assert_eq!(usual.physical_depth, PhysicalDepth::Recovered);
+    let told = read("physical_schedule = \"never\"\nphysical_depth = \"readable\"\n");
+    assert_eq!((text(&told), told.physical_depth), (None, PhysicalDepth::Readable));
+    assert!(told.schedule.is_some(), "the one of snapshots is another");
+    let refused = refusal("[verify]\nphysical_depth = \"restored\"\n", &[]);
+    assert!(refused.contains("must be \"readable\" or \"recovered\""), "{refused}");
+    assert!(!load("", &[]).unwrap().wal.heartbeat);
+    assert!(load("[wal]\nheartbeat = true\n", &[]).unwrap().wal.heartbeat);
+}
+
 fn shipped() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/config/belay.toml"))
 }

@@ -3,7 +3,7 @@
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use super::{Findings, bucket};
+use super::{Findings, bucket, physical};
 use crate::catalog::{Catalog, CatalogError, Listing};
 use crate::cli::advice::UNREADABLE_HINT;
 use crate::cli::host::{free_bytes, open_catalog};
@@ -79,6 +79,7 @@ pub(super) async fn check_repository(settings: &Settings, keys: &HostKeys, findi
         check_listing(&listing, findings);
         check_room(&settings.repository.url, &listing, findings);
     }
+    physical::check_verified(settings, &catalog, findings).await;
 }
 
 /// A key that nothing has.

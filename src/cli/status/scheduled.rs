@@ -45,8 +45,8 @@ pub async fn scheduled(
     ledger: &Ledger,
     now: DateTime<Utc>,
 ) -> Result<Vec<Scheduled>, Failure> {
-    let log_since = wal::shipped(&settings.state.directory).map(|shipped| shipped.unbroken_since);
-    let standings = due::standings(settings, databases, listing, ledger, log_since, now).await;
+    let shipped = wal::shipped(&settings.state.directory);
+    let standings = due::standings(settings, databases, listing, ledger, shipped.as_ref(), now).await;
     Ok(standings.map_err(Failure::of("status"))?.into_iter().map(Scheduled::from).collect())
 }
 

@@ -236,8 +236,11 @@ impl<'a> Shipping<'a> {
         // What was written of the last page may have been written over since.
         let from = stored - stored % PAGE_BYTES;
         let read = path.clone();
-        let to = blocking(move || written_until(&read, from).map_err(|source| disk("read", &read, source)))
-            .await?;
+        let written =
+            blocking(move || written_until(&read, from).map_err(|source| disk("read", &read, source)))
+                .await?;
+        // Zeros at the end of the log belong to it, where they are known to have been received.
+        let to = written.max(self.received_of(segment));
         if to > stored {
             self.check_follows(&segment)?;
             if let Some(reason) = self.foreign(&segment, &path)? {
@@ -251,10 +254,17 @@ impl<'a> Shipping<'a> {
             self.keeper.store(name.clone(), Plain { path, from, bytes: to - from }, until).await?;
             self.parts.insert(name);
             self.reached(segment.timeline, end);
-        } else if stored > 0 {
+        } else {
             self.reached(segment.timeline, Lsn(segment.start().0 + stored));
         }
         Ok(())
+    }
+
+    /// Bytes of an open segment that the receiver said it had written down before it was looked at.
+    fn received_of(&self, segment: Segment) -> u64 {
+        let received = self.marks.back().and_then(|mark| mark.received);
+        let into_segment = received.and_then(|lsn| lsn.0.checked_sub(segment.start().0));
+        into_segment.filter(|bytes| *bytes < segment.bytes).unwrap_or(0)
     }
 
     /// How far everything is stored.

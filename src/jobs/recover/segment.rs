@@ -81,7 +81,11 @@ impl Source<'_> {
         self.open_piece(&PieceName::History(timeline), file).await.map(drop)
     }
 
-    async fn open_piece<W: std::io::Write + Send + 'static>(
+    /// Writes a piece to `to`; returns that.
+    ///
+    /// # Errors
+    /// As [`Source::put_segment`].
+    pub async fn open_piece<W: std::io::Write + Send + 'static>(
         &self,
         name: &PieceName,
         to: W,

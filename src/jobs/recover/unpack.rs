@@ -2,6 +2,7 @@
 
 use std::io::{self, Read};
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::TryStreamExt as _;
 use tokio_util::io::{StreamReader, SyncIoBridge};
@@ -10,29 +11,62 @@ use super::{Means, disk};
 use crate::jobs::load::StoredCheck;
 use crate::jobs::{JobError, Progress, blocking};
 use crate::rules::digest::Digest256;
-use crate::rules::layout;
+use crate::rules::layout::{self, ObjectKey};
 use crate::rules::manifest::ObjectRecord;
 use crate::rules::physical::BaseManifest;
 use crate::seal::{Opener, SealError};
+use crate::store::StoreError;
 
 /// Unpacks `base` into `directory`, which is made or is empty.
 pub(super) async fn unpack(means: &Means<'_>, base: &BaseManifest, directory: &Path) -> Result<(), JobError> {
     make_empty(directory)?;
     check_room(directory, base.plain_bytes)?;
     let key = layout::base_key(means.catalog.cluster(), &base.id, layout::BASE);
-    let damaged = |reason: &str| JobError::Object {
-        key: key.to_string(),
-        source: SealError::Damaged(io::Error::other(reason.to_owned())),
-    };
-    let record =
-        base.objects.get(layout::BASE).ok_or_else(|| damaged("the manifest does not name it"))?.clone();
-    let pieces = means.catalog.store().get(&key).await?;
-    let sealed = SyncIoBridge::new(StreamReader::new(pieces.map_err(io::Error::other)));
-    let (opener, progress) = (means.opener.clone(), std::sync::Arc::clone(means.progress));
+    let record = base.objects.get(layout::BASE).ok_or_else(|| unnamed(&key))?;
     let to = directory.to_owned();
-    let unpacked =
-        blocking(move || Ok::<_, JobError>(unpack_from(sealed, &opener, &record, &to, &progress))).await?;
-    unpacked.map_err(|source| JobError::Object { key: key.to_string(), source })
+    open_through(means, &key, record, move |plain| {
+        let mut archive = tar::Archive::new(plain);
+        archive.set_preserve_permissions(true);
+        archive.set_preserve_mtime(false);
+        archive.unpack(to)
+    })
+    .await
+}
+
+fn unnamed(key: &ObjectKey) -> JobError {
+    let source = SealError::Damaged(io::Error::other("the manifest does not name it"));
+    JobError::Object { key: key.to_string(), source }
+}
+
+/// Opens an object from its first byte to its last, hands the plain bytes to `take`, which need not read
+/// all of them, and compares both digests.
+///
+/// # Errors
+/// [`JobError::Object`] when it is not what `record` says, also after `take` had it.
+pub(in crate::jobs) async fn open_through(
+    means: &Means<'_>,
+    key: &ObjectKey,
+    record: &ObjectRecord,
+    take: impl FnOnce(&mut dyn Read) -> io::Result<()> + Send + 'static,
+) -> Result<(), JobError> {
+    let pieces = means.catalog.store().get(key).await?;
+    // What the store says says nothing of the object.
+    let lost = Arc::new(Mutex::new(None));
+    let keep = Arc::clone(&lost);
+    let pieces = pieces.map_err(move |error: StoreError| {
+        let said = io::Error::other(error.to_string());
+        *keep.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+        said
+    });
+    let sealed = SyncIoBridge::new(StreamReader::new(pieces));
+    let (opener, record, progress) = (means.opener.clone(), record.clone(), Arc::clone(means.progress));
+    let opened =
+        blocking(move || Ok::<_, JobError>(take_from(sealed, &opener, &record, &progress, take))).await?;
+    let lost = lost.lock().unwrap_or_else(PoisonError::into_inner).take();
+    opened.map_err(|source| match lost {
+        Some(error) => error.into(),
+        None => JobError::Object { key: key.to_string(), source },
+    })
 }
 
 /// Makes `directory`, or refuses it when something is in it.
@@ -77,22 +111,19 @@ pub(super) fn check_room(directory: &Path, needed_bytes: u64) -> Result<(), JobE
     })
 }
 
-fn unpack_from(
+fn take_from(
     sealed: impl Read,
     opener: &Opener,
     record: &ObjectRecord,
-    to: &Path,
     progress: &Progress,
+    take: impl FnOnce(&mut dyn Read) -> io::Result<()>,
 ) -> Result<(), SealError> {
     let mut stored = Counted { from: sealed, check: StoredCheck::default() };
     {
         let opened = opener.open(&mut stored)?;
         let mut plain = Digested { from: opened, digest: blake3::Hasher::new(), bytes: 0, progress };
-        let mut archive = tar::Archive::new(&mut plain);
-        archive.set_preserve_permissions(true);
-        archive.set_preserve_mtime(false);
-        archive.unpack(to).map_err(SealError::Damaged)?;
-        // What follows the end of the archive belongs to the object too.
+        take(&mut plain).map_err(SealError::Damaged)?;
+        // What was not taken, as what follows the end of an archive, belongs to the object too.
         io::copy(&mut plain, &mut io::sink()).map_err(SealError::Damaged)?;
         let found: Digest256 = plain.digest.finalize().into();
         if plain.bytes != record.plain_bytes || found != record.plain_blake3 {

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Base;
+use super::{Base, Window};
 use crate::rules::physical::{PieceName, Segment, Switch};
 use crate::rules::wal::Lsn;
 
@@ -174,6 +174,36 @@ impl Log {
             stored.find(|number| self.segment(timeline, *number).timeline == of)
         };
         on_path.filter_map(first_of).min().map(|number| Lsn(number * self.segment_bytes))
+    }
+
+    /// The segments that a window is put together from, in order, each with where its timeline left the one
+    /// before, if it did.
+    pub fn segments<'a>(&'a self, window: &'a Window) -> impl Iterator<Item = (Segment, Option<Lsn>)> + 'a {
+        let first = window.base.start.0 / self.segment_bytes;
+        let behind = window.end.0.div_ceil(self.segment_bytes);
+        (first..behind).filter_map(|number| {
+            let piece = self.assembly(window.timeline, number)?.pieces.into_iter().next()?;
+            let segment = Segment { timeline: piece.timeline(), number, bytes: self.segment_bytes };
+            Some((segment, self.began(window.timeline, segment.timeline)))
+        })
+    }
+
+    /// The segment in which a window ends, or that is the first to be missing behind it.
+    pub fn ends_in(&self, window: &Window) -> Segment {
+        self.segment(window.timeline, window.end.0 / self.segment_bytes)
+    }
+
+    /// What of a segment is stored, the parts in their order.
+    pub fn pieces_of(&self, segment: Segment) -> Vec<PieceName> {
+        let stored = self.stored.get(&(segment.timeline, segment.number));
+        stored.map_or_else(Vec::new, |stored| stored.pieces(segment, self.segment_bytes))
+    }
+
+    /// Where `of`, which is `timeline` or an ancestor of it, left the one before.
+    fn began(&self, timeline: u32, of: u32) -> Option<Lsn> {
+        let ancestors = self.ancestors(timeline);
+        let before = ancestors.iter().rev().skip_while(|switch| switch.parent >= of);
+        before.map(|switch| switch.at).next()
     }
 
     /// The pieces whose log lies before `end` along `timeline`, from the last one back to where `base`

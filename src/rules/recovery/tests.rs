@@ -217,3 +217,23 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_segments_of_a_window_tell_where_their_timelines_began() {
+    let switch = |parent, number: u64| Switch { parent, at: Lsn(number * SEGMENT + 100) };
+    let histories = BTreeMap::from([(2, vec![switch(1, 3)]), (3, vec![switch(1, 3), switch(2, 5)])]);
+    let pieces = [whole(1, 1..=3), whole(2, 3..=5), whole(3, 5..=5), vec![part(3, 6, 0, 500)]].concat();
+    let log = Log::new(SEGMENT, &pieces, histories);
+    let windows = windows(&[base(1, 1)], &log, 3);
+    let found: Vec<_> =
+        log.segments(&windows[0]).map(|(segment, began)| (segment.timeline, segment.number, began)).collect();
+    let (second, third) = (Some(switch(1, 3).at), Some(switch(2, 5).at));
+    let expected = [(1, 1, None), (1, 2, None), (2, 3, second), (2, 4, second), (3, 5, third), (3, 6, third)];
+    assert_eq!(found, expected);
+    assert_eq!(log.ends_in(&windows[0]).number, 6);
+    // A window that ends with a segment: the next one is the first to be missing.
+    let log = Log::new(SEGMENT, &pieces[..pieces.len() - 1], BTreeMap::new());
+    let on_first = super::windows(&[base(1, 1)], &log, 1);
+    assert_eq!(log.segments(&on_first[0]).count(), 3);
+    assert_eq!(log.ends_in(&on_first[0]).number, 4);
+}

@@ -9,7 +9,7 @@ fn the_daemon_keeps_base_backups_and_log_and_retention_takes_what_is_not_needed(
     let never = "schedule = \"never\"\n";
     let settings = settings.replace("name = \"prod\"\n", "name = \"prod\"\npoint_in_time = true\n");
     let settings = settings
-        .replace("[wal]\n", &format!("{never}[verify]\n{never}[retention]\n{never}keep = \"0s\"\n[wal]\n"));
+        .replace("[wal]\n", &format!("{never}[verify]\n{never}physical_schedule = \"never\"\n[retention]\n{never}keep = \"0s\"\n[wal]\n"));
     site.belay.write_settings(&format!("{settings}[base_backup]\n{often}"));
     let service = Service::start(&site.belay);
     service.wait_until("base backups are made", || {
@@ -48,7 +48,9 @@ fn a_server_that_had_to_keep_too_much_comes_before_its_backup() {
     let never = "schedule = \"never\"\n";
     let settings = std::fs::read_to_string(site.belay.settings()).unwrap();
     let settings = settings.replace("name = \"prod\"\n", "name = \"prod\"\npoint_in_time = true\n");
-    let more = format!("{never}[verify]\n{never}[retention]\n{never}[wal]\nkeep = \"64MiB\"\n");
+    let more = format!(
+        "{never}[verify]\n{never}physical_schedule = \"never\"\n[retention]\n{never}[wal]\nkeep = \"64MiB\"\n"
+    );
     let settings = settings.replace("[wal]\n", &more);
     site.belay.write_settings(&format!("{settings}[base_backup]\nschedule = \"0 0 1 1 *\"\n"));
     let service = Service::start(&site.belay);

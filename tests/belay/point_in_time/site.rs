@@ -168,6 +168,16 @@ fn receiver_log(belay: &Belay) -> std::path::PathBuf {
     belay.home().join("receiver.log")
 }
 
+/// Turns points in time on, with `verify` in `[verify]` and `more` behind; nothing else is done unasked.
+pub fn with_points_in_time(site: &Site, verify: &str, more: &str) {
+    let never = "schedule = \"never\"\n";
+    let settings = std::fs::read_to_string(site.belay.settings()).unwrap();
+    let settings = settings.replace("name = \"prod\"\n", "name = \"prod\"\npoint_in_time = true\n");
+    let verify = if verify.is_empty() { "physical_schedule = \"never\"\n" } else { verify };
+    let sections = format!("{never}[verify]\n{never}{verify}[retention]\n{never}[wal]\n");
+    site.belay.write_settings(&format!("{}{more}", settings.replace("[wal]\n", &sections)));
+}
+
 /// A running `belay wal receive`.
 pub struct Receiver(Child);
 
