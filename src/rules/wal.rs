@@ -25,6 +25,7 @@
 pub mod attribution;
 pub mod scan;
 pub mod summary;
+pub mod tablespaces;
 
 #[cfg(test)]
 mod tests;
