@@ -3,6 +3,7 @@
 //! Comes in: a [`Connection`](crate::settings::Connection). Goes out: descriptions, COPY text,
 //! archives. Decides nothing about snapshots or restores.
 
+pub mod archives;
 pub mod copy;
 pub mod describe;
 pub mod limited;

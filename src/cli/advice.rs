@@ -205,6 +205,9 @@ fn on_job(error: &JobError) -> Advice {
     }
 }
 
+const TABLESPACES: &str =
+    "tablespaces were made or dropped each time that the base backup began; make it again when they are not";
+
 const LOCKED: &str = "something holds or waits for an exclusive lock, such as a migration; run again later, or raise lock_timeout";
 
 /// What lets a role read large objects; pg_read_all_data does not.
@@ -251,6 +254,12 @@ fn on_postgres(error: &PostgresError) -> Advice {
         PostgresError::ToolFailed { messages, .. } if on_replication(messages).is_some() => {
             on_replication(messages).and_then(failed)
         }
+        PostgresError::ToolFailed { tool, messages, .. }
+            if tool == "pg_basebackup" && messages.contains("could not create file") =>
+        {
+            failed(TABLESPACES)
+        }
+        PostgresError::Incomplete { tool: "pg_basebackup", .. } => failed(TABLESPACES),
         PostgresError::ToolFailed { messages, .. } if messages.contains("permission denied") => {
             failed(rights)
         }

@@ -16,8 +16,10 @@ use crate::jobs::{JobError, Progress};
 use crate::ledger::JobKind;
 use crate::ledger::lock::{LockName, StateLock};
 use crate::rules::recovery::Target;
+use crate::rules::tablespaces::Mapping;
 
 const TITLE: &str = "recover";
+const MAPPING: &str = "--tablespace-mapping OLD=NEW (once for each) puts a tablespace into another directory";
 
 /// Options of `belay recover`.
 #[derive(Debug, Args)]
@@ -29,6 +31,10 @@ pub struct RecoverArgs {
     /// name:RESTORE_POINT, or latest
     #[arg(long, value_name = "MOMENT", default_value = "latest")]
     pub at: Target,
+    /// Put the tablespace that was at the directory OLD at NEW (once for each); it goes where it was
+    /// unless told otherwise, if nothing is there
+    #[arg(long, value_name = "OLD=NEW")]
+    pub tablespace_mapping: Vec<Mapping>,
     /// The timeline to follow; the newest unless told otherwise
     #[arg(long, value_name = "N")]
     pub timeline: Option<u32>,
@@ -62,10 +68,12 @@ pub async fn run(global: &Global, args: RecoverArgs, inputs: Inputs) -> Result<R
     stock.shipped = wal::shipped(&host.settings.state.directory);
     let planned = stock.plan(&host.catalog, &args.at, args.timeline).await;
     let (plan, base) = planned.map_err(Failure::of(TITLE))?;
+    let placed = recover::places(&base, &args.tablespace_mapping, &args.into);
+    let placed = placed.map_err(|error| Failure::of(TITLE)(error).with_hint(MAPPING))?;
     audit::note(&ledger, audit::KEY_USE, (None, Some(base.id.as_str())), "to recover").await?;
     let subject = |recovered: &Recovered| recovered.base.to_string();
     let recovered = super::recorded(&ledger, JobKind::Recover, None, TITLE, subject, async {
-        let work = Box::pin(recover::recover_into(&means, &stock, &plan, &base, &args.into));
+        let work = Box::pin(recover::recover_into(&means, &stock, &plan, &base, &args.into, &placed));
         shown(global, TITLE, &progress, work).await.map_err(Failure::of(TITLE))
     })
     .await?;
@@ -77,6 +85,9 @@ pub async fn run(global: &Global, args: RecoverArgs, inputs: Inputs) -> Result<R
         recovered.segments,
         duration_text(recovered.elapsed_ms)
     );
+    for place in placed.iter().filter(|place| !place.is_original()) {
+        text.push_str(&format!("  tablespace {} at {}\n", place.tablespace.name, place.directory.display()));
+    }
     text.extend(recovered.notes.iter().map(|note| format!("  note: {note}\n")));
     text.push_str(&format!(
         "start it with PostgreSQL {}: pg_ctl -D {} start\n",

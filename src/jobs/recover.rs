@@ -5,8 +5,11 @@
 //! for the log by files, and what it asks for, and what comes next, is fetched by this process: keys
 //! and addresses stay in it.
 
+mod assemble;
 mod feed;
+mod guard;
 mod moment;
+mod places;
 mod unpack;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,7 +19,9 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 
 use self::feed::Feed;
+use self::guard::{Guard, Reach};
 pub use self::moment::{Moment, database_at};
+pub use self::places::places;
 use super::receive_wal::Shipped;
 use super::{JobError, Progress, Stopwatch, WorkDirectory};
 use crate::catalog::Catalog;
@@ -25,8 +30,12 @@ use crate::postgres::tools::{self, Tools};
 use crate::rules::layout::SnapshotId;
 use crate::rules::physical::{self, BaseManifest, PieceName, PieceRecord, Switch};
 use crate::rules::recovery::{self, Base, Log, Plan, Target, Window};
+use crate::rules::tablespaces::Place;
 use crate::seal::Opener;
 use crate::store::StoreError;
+
+/// What `pg_basebackup` calls its list of files.
+const LIST_OF_FILES: &str = "backup_manifest";
 
 /// What a recovery is made with.
 pub struct Means<'a> {
@@ -156,6 +165,7 @@ fn is_of(piece: &PieceName, segment: &str) -> bool {
 pub fn base_of(manifest: &BaseManifest) -> Base {
     Base {
         id: manifest.id.clone(),
+        parent: manifest.parent.clone(),
         timeline: manifest.timeline,
         start: manifest.start_lsn,
         stop: manifest.stop_lsn,
@@ -191,7 +201,8 @@ pub struct Served {
     _room: WorkDirectory,
 }
 
-/// Recovers `plan` into `directory`, which is made or is empty, and leaves the server running.
+/// Recovers `plan` into a scratch `directory`, which is made or is empty, and leaves the server running. Its
+/// tablespaces go into a directory beside it, and nowhere else.
 ///
 /// # Errors
 /// [`JobError::Object`] when base backup or log are not what was stored; what PostgreSQL says. What was
@@ -204,21 +215,34 @@ pub async fn recover(
     directory: &Path,
     is_durable: bool,
 ) -> Result<Served, JobError> {
+    let placed = places::beside(&base.tablespaces, directory)?;
+    recover_to(means, stock, (plan, base), directory, (&placed, Reach::Given), is_durable).await
+}
+
+async fn recover_to(
+    means: &Means<'_>,
+    stock: &Stock,
+    (plan, base): (&Plan, &BaseManifest),
+    directory: &Path,
+    (placed, reach): (&[Place], Reach),
+    is_durable: bool,
+) -> Result<Served, JobError> {
     let watch = Stopwatch::start();
     let major = base.server_version_num / 10_000;
     let programs = Tools::find_server(means.bin_directory, means.path, major).await?;
     let mut notes = Vec::new();
     means.progress.enter("unpacking the base backup");
     means.progress.expect(base.plain_bytes);
-    unpack::unpack(means, base, directory).await?;
+    assemble::assemble(means, &stock.bases, base, &programs, directory, placed, is_durable).await?;
     means.progress.enter("verifying the base backup");
     notes.extend(verify_files(&programs, directory).await?);
+    places::write_map(placed, directory)?;
     recovering::clean(directory).map_err(|source| disk("clean", directory, source))?;
 
     means.progress.enter("replaying the write-ahead log");
     means.progress.expect(plan.window.end.0.saturating_sub(base.start_lsn.0));
     let room = WorkDirectory::create(means.scratch_directory)?;
-    let feed = Feed::open(means, stock, base, room.path())?;
+    let feed = Feed::open(means, stock, base, Guard::new(reach, placed), room.path())?;
     let command = feed.restore_command();
     let mut replay = Replay {
         data: directory,
@@ -263,7 +287,8 @@ pub async fn recover(
     Ok(Served { recovered, server, programs, _room: room })
 }
 
-/// Recovers into a directory that is to be used: what is left is a cluster that was shut down in order.
+/// Recovers into a directory that is to be used, its tablespaces at `placed` as [`places`] has them: what is left
+/// is a cluster that was shut down in order.
 ///
 /// # Errors
 /// As [`recover`].
@@ -273,10 +298,11 @@ pub async fn recover_into(
     plan: &Plan,
     base: &BaseManifest,
     directory: &Path,
+    placed: &[Place],
 ) -> Result<Recovered, JobError> {
     let watch = Stopwatch::start();
     let Served { mut recovered, server, programs, _room } =
-        recover(means, stock, plan, base, directory, true).await?;
+        recover_to(means, stock, (plan, base), directory, (placed, Reach::Empty), true).await?;
     means.progress.enter("shutting down");
     server.shut_down().await?;
     recovering::clean(directory).map_err(|source| disk("clean", directory, source))?;
@@ -289,6 +315,7 @@ pub async fn recover_into(
                 .into(),
         );
     }
+    recovered.notes.extend(places::moved_in(placed, directory));
     recovered.elapsed_ms = watch.elapsed_ms();
     Ok(recovered)
 }
@@ -296,7 +323,7 @@ pub async fn recover_into(
 /// Compares the files with the list that `pg_basebackup` made of them; returns why that could not be.
 async fn verify_files(programs: &Path, directory: &Path) -> Result<Option<String>, JobError> {
     let program = programs.join("pg_verifybackup");
-    if !directory.join("backup_manifest").exists() {
+    if !directory.join(LIST_OF_FILES).exists() {
         return Ok(Some("the server was too old to list its files: they are not compared".into()));
     }
     if !program.exists() {

@@ -16,6 +16,7 @@ use std::str::FromStr;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 
+use super::chain;
 use super::layout::SnapshotId;
 use super::physical::{PieceName, Segment, Switch};
 use super::wal::Lsn;
@@ -25,6 +26,8 @@ use super::wal::Lsn;
 pub struct Base {
     /// Its name.
     pub id: SnapshotId,
+    /// The one that it builds on, if it is incremental.
+    pub parent: Option<SnapshotId>,
     /// Its timeline.
     pub timeline: u32,
     /// Where the log has to begin.
@@ -156,12 +159,14 @@ pub struct Window {
     pub end: Lsn,
     /// Where the log goes on after something that is missing.
     pub resumes: Option<Lsn>,
+    /// What the base backup builds on and is not there.
+    pub missing: Option<SnapshotId>,
 }
 
 impl Window {
     /// Whether the base backup can be made consistent at all.
     pub fn is_usable(&self) -> bool {
-        self.end >= self.base.stop
+        self.missing.is_none() && self.end >= self.base.stop
     }
 }
 
@@ -173,11 +178,21 @@ pub fn windows(bases: &[Base], log: &Log, timeline: u32) -> Vec<Window> {
         .map(|base| {
             let end = log.reach(timeline, base);
             let resumes = log.resumes_after(timeline, end).map(|segment| segment.start());
-            Window { base: base.clone(), timeline, end, resumes }
+            let missing = missing(bases, base);
+            Window { base: base.clone(), timeline, end, resumes, missing }
         })
         .collect();
     windows.sort_by(|a, b| (a.base.stop, &a.base.id).cmp(&(b.base.stop, &b.base.id)));
     windows
+}
+
+/// What `base` builds on and is not among `bases`.
+pub fn missing(bases: &[Base], base: &Base) -> Option<SnapshotId> {
+    let parent_of = |id: &SnapshotId| {
+        let found = if *id == base.id { Some(base) } else { bases.iter().find(|other| other.id == *id) };
+        found.map(|found| found.parent.clone())
+    };
+    chain::ancestors(&base.id, parent_of).err().map(|broken| broken.missing)
 }
 
 /// The moment that is wanted.

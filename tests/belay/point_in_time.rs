@@ -2,6 +2,8 @@
 
 mod daemon;
 mod deaths;
+mod incremental;
 mod moments;
 mod refusals;
 mod site;
+mod tablespaces;

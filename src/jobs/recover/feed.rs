@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use futures::{StreamExt as _, TryStreamExt as _};
 
+use super::guard::Guard;
 use super::{Means, Stock, check_cluster, disk, is_gone};
 use crate::catalog::Catalog;
 use crate::jobs::{JobError, blocking};
@@ -48,6 +49,7 @@ pub(super) struct Feed<'a> {
     means: &'a Means<'a>,
     stock: &'a Stock,
     base: &'a BaseManifest,
+    guard: Guard<'a>,
     room: PathBuf,
     /// Segments that were fetched before they were asked for.
     ahead: Mutex<BTreeSet<Segment>>,
@@ -60,6 +62,7 @@ impl<'a> Feed<'a> {
         means: &'a Means<'a>,
         stock: &'a Stock,
         base: &'a BaseManifest,
+        guard: Guard<'a>,
         room: &Path,
     ) -> Result<Self, JobError> {
         for name in ["want", "got", "took", "none", "fetching"] {
@@ -68,7 +71,8 @@ impl<'a> Feed<'a> {
         }
         let script = room.join("restore-command");
         std::fs::write(&script, SCRIPT).map_err(|source| disk("write", &script, source))?;
-        Ok(Self { means, stock, base, room: room.into(), ahead: Mutex::default(), served: AtomicU64::new(0) })
+        let (ahead, served) = (Mutex::default(), AtomicU64::new(0));
+        Ok(Self { means, stock, base, guard, room: room.into(), ahead, served })
     }
 
     /// The server's `restore_command`.
@@ -150,7 +154,10 @@ impl<'a> Feed<'a> {
                 Some(open_piece(self.means.catalog, self.means.opener, &history).await?)
             }
             _ => match Segment::of_name(name, self.base.segment_bytes) {
-                Some(segment) => self.segment(segment).await?,
+                Some(segment) => match self.segment(segment).await? {
+                    Some(plain) => Some(self.guard.pass(segment, plain)?),
+                    None => None,
+                },
                 None => None,
             },
         };

@@ -47,6 +47,11 @@ impl Programs {
         std::fs::rename(unfinished, self.directory.join(name)).unwrap();
     }
 
+    /// Leaves one out.
+    pub fn remove(&self, name: &str) {
+        std::fs::remove_file(self.directory.join(name)).unwrap();
+    }
+
     /// Makes the real one of it again.
     pub fn restore(&self, name: &str) {
         std::fs::remove_file(self.directory.join(name)).unwrap();
