@@ -50,6 +50,10 @@
 //!   would report what lies in a spool, which is lost with the host.
 //! - **A recovering server is given the log by the process that started it**, through files: keys, addresses and
 //!   signatures stay in one place, and nothing has to be configured on a bare host.
+//! - **Archives of tablespaces come through named pipes** that `pg_basebackup` takes for its files: it writes only one to
+//!   its standard output ([`postgres::archives`]).
+//! - **A record of the log that makes a tablespace is changed before a recovering server gets it**, unless its directory is
+//!   free: on the host of the live server it would replay into the live tablespace ([`rules::wal::tablespaces`]).
 //! - **A database of a moment is taken out of its cluster as a snapshot**, and restored as one: there is one way back.
 //! - **A guard outlives us while a command runs**: its children do not end with us by themselves, and would write on
 //!   into what was put back ([`command`]).
@@ -62,7 +66,7 @@
 //!
 //! *snapshot*: one logical dump of one database · *manifest*: our signed record of one ·
 //! *inventory*: its tables · *catalog*: all manifests · *chunk*: a range of one large table, shared
-//! between snapshots · *base backup*: a copy of a cluster's data directory · *piece*: a segment of the
+//! between snapshots · *base backup*: a copy of a cluster's data directory, *incremental*: what changed since another, its *parent* · *piece*: a segment of the
 //! write-ahead log, or a part of one · *window*: the moments that a base backup and the log behind it reach · *recipient*: a public key that we encrypt to, *identity*: its private key ·
 //! *seal* and *open*: compress and encrypt, and back · *restore*: load a snapshot · *cluster*: one
 //! data directory, *database*: one inside it · *fence* and *release*: keep writers out, and let
@@ -76,8 +80,8 @@
 //!    litter: swept after a grace period, never listed.
 //! 3. A child's exit status is known before anything that depends on it is published.
 //! 4. Two digests per object: of the plain bytes, and of the bytes in the store.
-//! 5. Plain data never touches a disk of ours, but for the schema archive while restoring and the
-//!    scratch cluster, both under a 0700 directory that is emptied at start.
+//! 5. Plain data never touches a disk of ours, but for the schema archive while restoring, the list of
+//!    files of a base backup, and the scratch cluster, all under a 0700 directory that is emptied at start.
 //! 6. Retention never removes the newest verified snapshot, the newest of the deepest depth that any
 //!    was verified to, what is pinned, or what another kept snapshot needs.
 //! 7. A restore never overwrites: it loads beside, is proven, and takes the name in one
