@@ -338,12 +338,6 @@ fn a_program_that_leaves_a_tablespace_out_and_calls_it_success_is_not_believed()
 #[ignore = "needs the servers of scripts/test --all-versions"]
 fn tablespaces_come_back_on(#[values(12, 13, 14, 15, 16, 17, 18)] major: u32) {
     let site = a_site_on(a_cluster_of(major));
-    let programs = Programs::of(&site.cluster);
-    // The one of the fetched clients of 18 crashes.
-    if major >= 17 {
-        programs.remove("pg_verifybackup");
-    }
-    let site = Site { belay: programs.given_to(site.belay), cluster: site.cluster };
     let fast = site.make_tablespace("fast", 5_000);
     let receiver = site.receive();
     site.base();
