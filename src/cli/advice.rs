@@ -205,8 +205,7 @@ fn on_job(error: &JobError) -> Advice {
     }
 }
 
-const TABLESPACES: &str =
-    "tablespaces were made or dropped each time that the base backup began; make it again when they are not";
+const TABLESPACES: &str = "tablespaces were made or dropped each time that the base backup began, or the machine is too busy; make it again later";
 
 const LOCKED: &str = "something holds or waits for an exclusive lock, such as a migration; run again later, or raise lock_timeout";
 

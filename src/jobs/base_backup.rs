@@ -27,8 +27,9 @@ use crate::rules::physical::BaseManifest;
 use crate::seal::{Opener, Sealer};
 use crate::settings::Connection;
 
-/// How often it is begun when tablespaces are made or dropped meanwhile.
-const ATTEMPTS: u32 = 3;
+/// How often it is begun when tablespaces are made or dropped meanwhile, or when `pg_basebackup` was faster than
+/// our pipes: on a busy machine one time in many.
+const ATTEMPTS: u32 = 8;
 
 /// What a base backup is made with.
 pub struct Means<'a> {
@@ -126,7 +127,7 @@ async fn make_steadily(
                 parent.give_up(&error);
             }
             Err(error) if attempt < ATTEMPTS && copy::is_of_another_moment(&error) => {
-                tracing::debug!(attempt, %error, "tablespaces changed as the base backup began");
+                tracing::debug!(attempt, %error, "what pg_basebackup wanted to write was not there to be written; it is begun again");
                 facts = self::facts(&maintenance).await?;
             }
             Err(error) => return Err(error),

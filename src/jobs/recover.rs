@@ -27,6 +27,7 @@ use super::{JobError, Progress, Stopwatch, WorkDirectory};
 use crate::catalog::Catalog;
 use crate::postgres::recovering::{self, RecoveredServer, Replay};
 use crate::postgres::tools::{self, Tools};
+use crate::rules::chain::Broken;
 use crate::rules::layout::SnapshotId;
 use crate::rules::physical::{self, BaseManifest, PieceName, PieceRecord, Switch};
 use crate::rules::recovery::{self, Base, Log, Plan, Target, Window};
@@ -144,8 +145,14 @@ impl Stock {
         let complete_until = |window: &Window| {
             complete.iter().find(|(id, _)| *id == window.base.id).and_then(|(_, until)| *until)
         };
-        let refused =
-            |reason: String| JobError::Refused { action: format!("recover {target}"), reasons: vec![reason] };
+        let refused = |reason: String| {
+            let broken = windows.iter().filter_map(|window| {
+                let (id, missing) = (window.base.id.clone(), window.missing.clone()?);
+                Some(Broken { id, missing }.to_string())
+            });
+            let reasons = std::iter::once(reason).chain(broken).collect();
+            JobError::Refused { action: format!("recover {target}"), reasons }
+        };
         let plan = recovery::plan(target, timeline, &windows, complete_until, None)
             .map_err(|unreachable| refused(unreachable.to_string()))?;
         let base = self.bases.iter().find(|base| base.id == plan.window.base.id).cloned();

@@ -143,6 +143,11 @@ fn a_chain_with_a_damaged_or_missing_member_is_named(#[values(17, 18)] major: u3
     assert_eq!(next["parent"], full["id"], "{next}");
     std::fs::write(&manifest, good).unwrap();
     assert_eq!(site.restored_ids("latest").len(), 2);
+    std::fs::remove_file(site.object(&full, "manifest.json")).unwrap();
+    let refused = site.restore("latest");
+    assert_eq!(refused.code, 10, "{}", refused.stderr);
+    let broken = format!("base backup {} builds on {}", id(&second), id(&full));
+    assert!(refused.stderr.contains(&broken), "{}", refused.stderr);
 }
 
 #[rstest]
