@@ -7,7 +7,7 @@
 //! The server keeps its log by a slot that nobody streams from. It is moved over what is *stored*, not
 //! over what was received: a host that is lost with its spool loses nothing that is not received again.
 //!
-//! The server comes before its backup: when it has to keep too much, the slot goes ([`fuse`]). Then log is
+//! The server comes before its backup: when it has to keep too much, the slot goes (`fuse`). Then log is
 //! missing, which everybody can see from what is stored, and a new base backup is due.
 
 mod fuse;
