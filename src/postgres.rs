@@ -4,6 +4,7 @@
 //! archives. Decides nothing about snapshots or restores.
 
 pub mod amcheck;
+pub mod archives;
 pub mod copy;
 pub mod describe;
 pub mod heartbeat;

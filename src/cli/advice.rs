@@ -214,6 +214,8 @@ fn on_job(error: &JobError) -> Advice {
 pub const HEARTBEAT: &str = "GRANT CREATE ON DATABASE postgres TO the role; or make the table yourself, as CREATE SCHEMA belay; \
     CREATE TABLE belay.heartbeat (at timestamptz PRIMARY KEY), and give both to the role";
 
+const TABLESPACES: &str = "tablespaces were made or dropped each time that the base backup began, or the machine is too busy; make it again later";
+
 const LOCKED: &str = "something holds or waits for an exclusive lock, such as a migration; run again later, or raise lock_timeout";
 
 /// What lets a role read large objects; pg_read_all_data does not.
@@ -261,6 +263,12 @@ fn on_postgres(error: &PostgresError) -> Advice {
         PostgresError::ToolFailed { messages, .. } if on_replication(messages).is_some() => {
             on_replication(messages).and_then(failed)
         }
+        PostgresError::ToolFailed { tool, messages, .. }
+            if tool == "pg_basebackup" && messages.contains("could not create file") =>
+        {
+            failed(TABLESPACES)
+        }
+        PostgresError::Incomplete { tool: "pg_basebackup", .. } => failed(TABLESPACES),
         PostgresError::ToolFailed { messages, .. } if messages.contains("permission denied") => {
             failed(rights)
         }

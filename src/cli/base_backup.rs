@@ -11,9 +11,10 @@ use super::progress::shown;
 use super::report::{ExitCode, Failure, Report, bytes_text, duration_text};
 use super::{Global, clock};
 use crate::jobs::Progress;
-use crate::jobs::base_backup::{self, Made};
+use crate::jobs::base_backup::{self, Made, Manner};
 use crate::ledger::lock::{LockName, StateLock};
 use crate::ledger::{JobKind, Ledger};
+use crate::rules::physical::Tablespace;
 use crate::settings::Connection;
 
 const TITLE: &str = "base-backup";
@@ -33,20 +34,29 @@ pub async fn run(global: &Global, BaseBackupArgs {}: BaseBackupArgs) -> Result<R
     let ledger = host.ledger().await?;
     let made = make_one(global, &host, &ledger).await?;
     let manifest = &made.manifest;
-    let text = format!(
-        "{}  cluster {}: {} plain, {} stored, consistent at {} on timeline {}, in {}\n",
+    let mut text = format!(
+        "{}  cluster {}: {}, {} plain, {} stored, consistent at {} on timeline {}, in {}\n",
         manifest.id,
         manifest.cluster,
+        manifest.kind(),
         bytes_text(manifest.plain_bytes),
         bytes_text(manifest.stored_bytes),
         manifest.stop_lsn,
         manifest.timeline,
         duration_text(made.elapsed_ms)
     );
+    if let Some(parent) = &manifest.parent {
+        text.push_str(&format!("  builds on {parent}\n"));
+    }
+    for Tablespace { name, location, .. } in &manifest.tablespaces {
+        text.push_str(&format!("  with tablespace {name} at {location}\n"));
+    }
+    text.extend(made.notes.iter().map(|note| format!("  note: {note}\n")));
     let body = json!({
         "id": manifest.id, "cluster": manifest.cluster, "began_at": manifest.began_at, "ended_at": manifest.ended_at,
         "timeline": manifest.timeline, "start_lsn": manifest.start_lsn, "stop_lsn": manifest.stop_lsn,
         "plain_bytes": manifest.plain_bytes, "stored_bytes": manifest.stored_bytes, "elapsed_ms": made.elapsed_ms,
+        "kind": manifest.kind(), "parent": manifest.parent, "tablespaces": manifest.tablespaces, "notes": made.notes,
     });
     Ok(Report::new(TITLE, text, &body))
 }
@@ -63,16 +73,23 @@ pub async fn make_one(global: &Global, host: &Host, ledger: &Ledger) -> Result<M
     let subject = |made: &Made| made.manifest.id.to_string();
     super::recorded(ledger, JobKind::BaseBackup, None, TITLE, subject, async {
         let (sealer, progress) = (host.sealer()?, Arc::new(Progress::default()));
+        let (opener, scratch_directory) = (host.opener(), host.scratch_directory());
         let means = base_backup::Means {
             catalog: &host.catalog,
             sealer: &sealer,
+            opener: opener.as_ref(),
             signing: host.signing(TITLE)?,
             bin_directory: host.settings.cluster.bin_directory.as_deref(),
             path: &host.path,
+            scratch_directory: &scratch_directory,
             progress: &progress,
         };
-        let rate = host.settings.base_backup.max_rate_kib;
-        let work = base_backup::make(&means, &to, rate, STALL_TIMEOUT, rand::random(), clock::now);
+        let manner = Manner {
+            max_rate_kib: host.settings.base_backup.max_rate_kib,
+            full_every: host.settings.base_backup.full_every,
+            stall_timeout: STALL_TIMEOUT,
+        };
+        let work = base_backup::make(&means, &to, manner, rand::random(), clock::now);
         shown(global, TITLE, &progress, work).await.map_err(Failure::of(TITLE))
     })
     .await

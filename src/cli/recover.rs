@@ -21,9 +21,11 @@ use crate::jobs::{JobError, Progress};
 use crate::ledger::lock::{LockName, StateLock};
 use crate::ledger::{JobKind, Ledger};
 use crate::rules::recovery::Wanted;
+use crate::rules::tablespaces::{Mapping, Place};
 use crate::seal::Opener;
 
 const TITLE: &str = "recover";
+const MAPPING: &str = "--tablespace-mapping OLD=NEW (once for each) puts a tablespace into another directory";
 
 /// Options of `belay recover`.
 #[derive(Debug, Args)]
@@ -35,6 +37,10 @@ pub struct RecoverArgs {
     /// name:RESTORE_POINT, before-migration:REVISION, or latest
     #[arg(long, value_name = "MOMENT", default_value = "latest")]
     pub at: Wanted,
+    /// Put the tablespace that was at the directory OLD at NEW (once for each); it goes where it was
+    /// unless told otherwise, if nothing is there
+    #[arg(long, value_name = "OLD=NEW")]
+    pub tablespace_mapping: Vec<Mapping>,
     /// The timeline to follow; the newest unless told otherwise
     #[arg(long, value_name = "N")]
     pub timeline: Option<u32>,
@@ -119,18 +125,20 @@ pub async fn run(global: &Global, args: RecoverArgs, inputs: Inputs) -> Result<R
         let planned = RecoveryPlan::of(catalog, &plan, &base, &args.at, &args.into).await?;
         return Ok(planned.report(&format!("into {}", args.into.display())));
     }
+    let placed = recover::places(&base, &args.tablespace_mapping, &args.into);
+    let placed = placed.map_err(|error| Failure::of(TITLE)(error).with_hint(MAPPING))?;
     audit::note(&ground.ledger, audit::KEY_USE, (None, Some(base.id.as_str())), "to recover").await?;
     let subject = |recovered: &Recovered| recovered.base.to_string();
     let mut recovered = super::recorded(&ground.ledger, JobKind::Recover, None, TITLE, subject, async {
-        let work = Box::pin(recover::recover_into(&means, &stock, &plan, &base, &args.into));
+        let work = Box::pin(recover::recover_into(&means, &stock, &plan, &base, &args.into, &placed));
         shown(global, TITLE, &progress, work).await.map_err(Failure::of(TITLE))
     })
     .await?;
     recovered.notes.extend(ground.note.clone());
-    Ok(report(&args, &recovered))
+    Ok(report(&args, &recovered, &placed))
 }
 
-fn report(args: &RecoverArgs, recovered: &Recovered) -> Report {
+fn report(args: &RecoverArgs, recovered: &Recovered, placed: &[Place]) -> Report {
     let mut text = format!(
         "recovered {} into {} from base backup {} and {} segments of the log, in {}\n",
         args.at,
@@ -139,6 +147,9 @@ fn report(args: &RecoverArgs, recovered: &Recovered) -> Report {
         recovered.segments,
         duration_text(recovered.elapsed_ms)
     );
+    for place in placed.iter().filter(|place| !place.is_original()) {
+        text.push_str(&format!("  tablespace {} at {}\n", place.tablespace.name, place.directory.display()));
+    }
     text.extend(recovered.notes.iter().map(|note| format!("  note: {note}\n")));
     text.push_str(&format!(
         "start it with PostgreSQL {}: pg_ctl -D {} start\n",

@@ -12,6 +12,7 @@ use super::wal;
 use crate::catalog::Catalog;
 use crate::jobs::recover::Stock;
 use crate::rules::layout::SnapshotId;
+use crate::rules::physical;
 use crate::rules::wal::Lsn;
 use crate::seal::Opener;
 
@@ -20,6 +21,12 @@ use crate::seal::Opener;
 pub struct Window {
     /// The base backup.
     pub base: SnapshotId,
+    /// `full` or `incremental`.
+    pub kind: &'static str,
+    /// What it builds on.
+    pub parent: Option<SnapshotId>,
+    /// What it builds on and is missing, or not believed.
+    pub missing: Option<SnapshotId>,
     /// The timeline.
     pub timeline: u32,
     /// The first moment.
@@ -86,6 +93,9 @@ impl Reached {
             let manifest = stock.bases.iter().find(|manifest| manifest.id == base.id);
             windows.push(Window {
                 base: base.id.clone(),
+                kind: physical::kind(base.parent.as_ref()),
+                parent: base.parent.clone(),
+                missing: window.missing.clone(),
                 timeline: window.timeline,
                 from: base.ended_at,
                 until: until.filter(|_| window.is_usable()),
@@ -104,14 +114,19 @@ impl Reached {
 pub fn text(windows: &[Window]) -> String {
     let has_several = are_several(windows.iter().map(|window| window.timeline));
     let line = |window: &Window| {
-        let reach = match window.until {
-            Some(until) => format!("any moment from {} to {}", time_text(window.from), time_text(until)),
-            None => "no moment: its log is not stored".into(),
+        let reach = match (window.until, &window.missing) {
+            (_, Some(missing)) => {
+                format!("no moment: base backup {missing}, which it builds on, is missing or not believed")
+            }
+            (Some(until), None) => {
+                format!("any moment from {} to {}", time_text(window.from), time_text(until))
+            }
+            (None, None) => "no moment: its log is not stored".into(),
         };
         let gap =
             window.resumes_lsn.map(|lsn| format!("; log is missing from {} to {lsn}", window.until_lsn));
         let on = if has_several { format!("timeline {}, ", window.timeline) } else { String::new() };
-        format!("{on}base backup {}: {reach}{}\n", window.base, gap.unwrap_or_default())
+        format!("{on}base backup {} ({}): {reach}{}\n", window.base, window.kind, gap.unwrap_or_default())
     };
     windows.iter().map(line).collect()
 }
@@ -180,6 +195,9 @@ mod tests {
         let at = |second: i64| DateTime::from_timestamp(1_795_000_000 + second, 0).unwrap();
         let window = |from: i64, until: Option<i64>| Window {
             base: SnapshotId::new(at(from), 0),
+            kind: physical::kind(None),
+            parent: None,
+            missing: None,
             timeline: 1,
             from: at(from),
             until: until.map(at),

@@ -170,9 +170,13 @@ async fn work_on(ground: &Ground, work: &Work) -> Result<(), Failure> {
         (JobKind::BaseBackup, _) => {
             let made = base_backup::make_one(global, host, ledger).await?;
             let manifest = &made.manifest;
+            for note in &made.notes {
+                tracing::info!(job = "base-backup", backup_id = %manifest.id, note, "it is not as it was wanted");
+            }
             tracing::info!(
                 job = "base-backup",
                 backup_id = %manifest.id,
+                kind = manifest.kind(),
                 plain_bytes = manifest.plain_bytes,
                 stored_bytes = manifest.stored_bytes,
                 elapsed_ms = made.elapsed_ms,

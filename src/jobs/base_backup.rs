@@ -4,30 +4,33 @@
 //! Comes in: a connection, keys, an opened catalog. Goes out: a published manifest. Until that is
 //! written, the last of all, nothing of this exists for anybody.
 
-use std::collections::BTreeMap;
-use std::io::{self, Write};
+mod copy;
+mod parent;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use ed25519_dalek::SigningKey;
 
+use self::copy::{Copied, Copy};
+use self::parent::Parent;
 use super::keep_wal::check_cluster;
-use super::sealing::Sealing;
 use super::{JobError, Progress, Stopwatch, until_stalled};
 use crate::catalog::Catalog;
 use crate::postgres::replication::{self, ClusterFacts};
-use crate::postgres::tools::{RunningTool, Streams, Tools};
+use crate::postgres::tools::Tools;
 use crate::postgres::{PostgresError, session};
-use crate::rules::layout::{self, SnapshotId};
+use crate::rules::layout::SnapshotId;
 use crate::rules::manifest;
 use crate::rules::physical::BaseManifest;
-use crate::seal::Sealer;
+use crate::seal::{Opener, Sealer};
 use crate::settings::Connection;
 
-/// How much of its beginning is looked at: `backup_label` is the first file of every copy.
-const HEAD_BYTES: usize = 64 << 10;
+/// How often it is begun when tablespaces are made or dropped meanwhile, or when `pg_basebackup` was faster than
+/// our pipes: on a busy machine one time in many.
+const ATTEMPTS: u32 = 8;
 
 /// What a base backup is made with.
 pub struct Means<'a> {
@@ -35,14 +38,29 @@ pub struct Means<'a> {
     pub catalog: &'a Catalog,
     /// To whom it is sealed.
     pub sealer: &'a Sealer,
+    /// What opens the list of files of the one that it builds on; without it, it is full.
+    pub opener: Option<&'a Opener>,
     /// Who signs it.
     pub signing: &'a SigningKey,
     /// Where PostgreSQL's programs are looked for first.
     pub bin_directory: Option<&'a Path>,
     /// The search path for programs.
     pub path: &'a str,
+    /// A directory for pipes and lists of files, made if it is missing.
+    pub scratch_directory: &'a Path,
     /// Told as bytes pass.
     pub progress: &'a Arc<Progress>,
+}
+
+/// How a base backup is made.
+#[derive(Debug, Clone, Copy)]
+pub struct Manner {
+    /// KiB a second that the server sends at the most.
+    pub max_rate_kib: Option<u64>,
+    /// How old the full one may become that others build on; `None` for full ones only.
+    pub full_every: Option<TimeDelta>,
+    /// How long nothing may come.
+    pub stall_timeout: Duration,
 }
 
 /// A base backup that was made.
@@ -50,31 +68,31 @@ pub struct Means<'a> {
 pub struct Made {
     /// Its manifest, as published.
     pub manifest: BaseManifest,
+    /// Why it is full where that was not wanted.
+    pub notes: Vec<String>,
     /// How long it took.
     pub elapsed_ms: u64,
 }
 
-/// Makes a base backup of the cluster that `to` leads to, at no more than `max_rate_kib` KiB a second;
-/// `noise` makes its id unique.
+/// Makes a base backup of the cluster that `to` leads to; `noise` makes its id unique.
 ///
 /// # Errors
 /// Everything that PostgreSQL, its programs, and the store can say; then nothing is listed.
 pub async fn make(
     means: &Means<'_>,
     to: &Connection,
-    max_rate_kib: Option<u64>,
-    stall_timeout: Duration,
+    manner: Manner,
     noise: u32,
     clock: fn() -> DateTime<Utc>,
 ) -> Result<Made, JobError> {
-    let work = Box::pin(make_steadily(means, to, max_rate_kib, noise, clock));
-    until_stalled(means.progress, stall_timeout, "make the base backup", work).await
+    let work = Box::pin(make_steadily(means, to, manner, noise, clock));
+    until_stalled(means.progress, manner.stall_timeout, "make the base backup", work).await
 }
 
 async fn make_steadily(
     means: &Means<'_>,
     to: &Connection,
-    max_rate_kib: Option<u64>,
+    manner: Manner,
     noise: u32,
     clock: fn() -> DateTime<Utc>,
 ) -> Result<Made, JobError> {
@@ -82,33 +100,65 @@ async fn make_steadily(
     means.catalog.check_writer(means.signing)?;
     means.progress.enter("waiting for a checkpoint");
     let maintenance = to.with_database(session::MAINTENANCE_DATABASE);
-    let facts = facts(&maintenance).await?;
+    let mut facts = facts(&maintenance).await?;
     check_cluster(means.catalog, &facts.system_identifier, &means.catalog.pieces().await?).await?;
     let tools = Tools::find(means.bin_directory, means.path, facts.version_num / 10_000).await?;
-    let began_at = clock();
-    let id = SnapshotId::new(began_at, noise);
-
-    means.progress.enter("copying the data directory");
-    means.progress.expect(facts.disk_bytes);
-    let command = replication::base_backup(&tools, to, &format!("belay {id}"), max_rate_kib);
-    let sealing = Sealing {
-        sealer: means.sealer,
-        store: means.catalog.store(),
-        progress: means.progress,
-        on_bytes: Progress::advance,
+    let mut parent = Parent::choose(means, &facts, manner.full_every, clock()).await?;
+    let mut attempt = 1;
+    let (began, copied) = loop {
+        let began_at = clock();
+        let id = SnapshotId::new(began_at, noise.wrapping_add(attempt));
+        means.progress.enter("copying the data directory");
+        let list_of_files = parent.list_of_files();
+        means.progress.expect(if list_of_files.is_some() { 0 } else { facts.disk_bytes });
+        let copy = Copy {
+            tools: &tools,
+            to,
+            id: &id,
+            max_rate_kib: manner.max_rate_kib,
+            tablespaces: &facts.tablespaces,
+            parent_manifest: list_of_files.as_deref(),
+        };
+        let copied = match facts.tablespaces.is_empty() && !parent.is_for_children() {
+            true => copy.to_one_object(means).await,
+            false => Box::pin(copy.to_objects(means, means.scratch_directory)).await,
+        };
+        match copied {
+            Ok(copied) => break ((id, began_at), copied),
+            Err(error) if list_of_files.is_some() && copy::is_without_summaries(&error) => {
+                parent.give_up(&error);
+            }
+            Err(error) if attempt < ATTEMPTS && copy::is_of_another_moment(&error) => {
+                tracing::debug!(attempt, %error, "what pg_basebackup wanted to write was not there to be written; it is begun again");
+                facts = self::facts(&maintenance).await?;
+            }
+            Err(error) => return Err(error),
+        }
+        attempt += 1;
     };
-    let key = layout::base_key(means.catalog.cluster(), &id, layout::BASE);
-    let tool = RunningTool::start(command, Streams::Out)?;
-    let copied = sealing.stream(tool, &key, Head(Vec::new())).await?;
 
     means.progress.enter("finishing");
-    let Head(head) = copied.also;
+    let manifest = describe(means, &maintenance, (facts, &tools), began, copied, &parent, clock).await?;
+    means.catalog.publish_base(&manifest, means.signing).await?;
+    Ok(Made { manifest, notes: parent.notes, elapsed_ms: watch.elapsed_ms() })
+}
+
+/// What is written down of a copy that has ended.
+async fn describe(
+    means: &Means<'_>,
+    maintenance: &Connection,
+    (facts, tools): (ClusterFacts, &Tools),
+    (id, began_at): (SnapshotId, DateTime<Utc>),
+    copied: Copied,
+    parent: &Parent,
+    clock: fn() -> DateTime<Utc>,
+) -> Result<BaseManifest, JobError> {
     let incomplete = || PostgresError::Incomplete { tool: "pg_basebackup", messages: copied.messages };
-    let (timeline, start_lsn) = replication::start_in(&head).ok_or_else(incomplete)?;
-    let mut session = session::connect(&maintenance).await?;
+    let (timeline, start_lsn) = replication::start_in(&copied.head).ok_or_else(incomplete)?;
+    let mut session = session::connect(maintenance).await?;
     let stop_lsn = replication::flushed(&mut session).await?;
     session::close(session).await?;
-    let manifest = BaseManifest {
+    Ok(BaseManifest {
         format: manifest::FORMAT,
         repository: means.catalog.record().repository.clone(),
         cluster: means.catalog.cluster().into(),
@@ -116,36 +166,21 @@ async fn make_steadily(
         system_identifier: facts.system_identifier,
         bootstrap_superuser: facts.bootstrap_superuser,
         server_version_num: facts.version_num,
-        pg_basebackup_version: tools.version,
+        pg_basebackup_version: tools.version.clone(),
         timeline,
         start_lsn,
         stop_lsn,
         segment_bytes: facts.segment_bytes,
         began_at,
         ended_at: clock(),
-        plain_bytes: copied.record.plain_bytes,
-        stored_bytes: copied.record.stored_bytes,
-        objects: BTreeMap::from([(layout::BASE.to_owned(), copied.record)]),
+        plain_bytes: copied.objects.values().map(|record| record.plain_bytes).sum(),
+        stored_bytes: copied.objects.values().map(|record| record.stored_bytes).sum(),
+        objects: copied.objects,
+        tablespaces: facts.tablespaces,
+        parent: parent.id(),
         recipients: means.sealer.recipients(),
         belay_version: env!("CARGO_PKG_VERSION").into(),
-    };
-    means.catalog.publish_base(&manifest, means.signing).await?;
-    Ok(Made { manifest, elapsed_ms: watch.elapsed_ms() })
-}
-
-/// The first bytes of what was written.
-struct Head(Vec<u8>);
-
-impl Write for Head {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let room = HEAD_BYTES - self.0.len();
-        self.0.extend_from_slice(bytes.get(..room).unwrap_or(bytes));
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
+    })
 }
 
 /// Looks at the cluster, and refuses one that this cannot copy.
@@ -160,11 +195,6 @@ async fn facts(to: &Connection) -> Result<ClusterFacts, JobError> {
     session::close(session).await?;
     if facts.system_identifier.is_empty() {
         return Err(refused("the role may not execute pg_control_system()".into()));
-    }
-    if !facts.tablespaces.is_empty() {
-        // pg_basebackup writes one archive for each, and to its standard output only one.
-        let names = facts.tablespaces.join(", ");
-        return Err(refused(format!("the cluster has tablespaces ({names}), which cannot be streamed")));
     }
     Ok(facts)
 }

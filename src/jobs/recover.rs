@@ -5,8 +5,11 @@
 //! for the log by files, and what it asks for, and what comes next, is fetched by this process: keys
 //! and addresses stay in it.
 
+mod assemble;
 mod feed;
+mod guard;
 mod moment;
+mod places;
 pub mod segment;
 mod unpack;
 
@@ -17,7 +20,9 @@ use std::sync::Arc;
 use chrono::{DateTime, SecondsFormat, Utc};
 
 use self::feed::Feed;
+use self::guard::{Guard, Reach};
 pub use self::moment::{Moment, databases_at};
+pub use self::places::places;
 pub(super) use self::segment::Source;
 pub(super) use self::unpack::open_through;
 use super::receive_wal::Shipped;
@@ -25,12 +30,17 @@ use super::{JobError, Progress, Stopwatch, WorkDirectory};
 use crate::catalog::Catalog;
 use crate::postgres::recovering::{self, RecoveredServer, Replay};
 use crate::postgres::tools::{self, Tools};
+use crate::rules::chain::Broken;
 use crate::rules::layout::SnapshotId;
 use crate::rules::physical::BaseManifest;
 use crate::rules::recovery::{self, Base, Log, Plan, Target, Unreachable, Wanted, Window};
 use crate::rules::restore_point::{self, RestorePoint};
+use crate::rules::tablespaces::Place;
 use crate::rules::wal::Lsn;
 use crate::seal::Opener;
+
+/// What `pg_basebackup` calls its list of files.
+const LIST_OF_FILES: &str = "backup_manifest";
 
 /// What a recovery is made with.
 pub struct Means<'a> {
@@ -167,9 +177,15 @@ impl Stock {
         let (target, point) = self.named(wanted, database)?;
         // Another timeline has something else at its place.
         let timeline = timeline.or(point.map(|(timeline, _)| timeline));
-        let refused =
-            |reason: String| JobError::Refused { action: format!("recover {wanted}"), reasons: vec![reason] };
         let (on, windows) = self.windows(timeline);
+        let refused = |reason: String| {
+            let broken = windows.iter().filter_map(|window| {
+                let (id, missing) = (window.base.id.clone(), window.missing.clone()?);
+                Some(Broken { id, missing }.to_string())
+            });
+            let reasons = std::iter::once(reason).chain(broken).collect();
+            JobError::Refused { action: format!("recover {wanted}"), reasons }
+        };
         let named_at = point.map(|(_, lsn)| lsn);
         let plan = match self.plan_in(catalog, &target, on, &windows, named_at).await? {
             Ok(plan) => plan,
@@ -232,6 +248,7 @@ impl Stock {
 pub fn base_of(manifest: &BaseManifest) -> Base {
     Base {
         id: manifest.id.clone(),
+        parent: manifest.parent.clone(),
         timeline: manifest.timeline,
         start: manifest.start_lsn,
         stop: manifest.stop_lsn,
@@ -267,7 +284,8 @@ pub struct Served {
     _room: WorkDirectory,
 }
 
-/// Recovers `plan` into `directory`, which is made or is empty, and leaves the server running.
+/// Recovers `plan` into a scratch `directory`, which is made or is empty, and leaves the server running. Its
+/// tablespaces go into a directory beside it, and nowhere else.
 ///
 /// # Errors
 /// [`JobError::Object`] when base backup or log are not what was stored; what PostgreSQL says. What was
@@ -280,16 +298,33 @@ pub async fn recover(
     directory: &Path,
     is_durable: bool,
 ) -> Result<Served, JobError> {
+    let placed = places::beside(&base.tablespaces, directory)?;
+    recover_to(means, stock, (plan, base), directory, (&placed, Reach::Given), is_durable).await
+}
+
+async fn recover_to(
+    means: &Means<'_>,
+    stock: &Stock,
+    (plan, base): (&Plan, &BaseManifest),
+    directory: &Path,
+    (placed, reach): (&[Place], Reach),
+    is_durable: bool,
+) -> Result<Served, JobError> {
     let watch = Stopwatch::start();
-    let older = plan.older.iter().filter_map(|window| Some((window, stock.base(window)?)));
+    let has_places = |older: &&BaseManifest| older.tablespaces == base.tablespaces;
+    let older = plan.older.iter().filter_map(|window| Some((window, stock.base(window).filter(has_places)?)));
     for (window, base) in std::iter::once((&plan.window, base)).chain(older) {
         let plan = Plan { window: window.clone(), ..plan.clone() };
-        if let Some(mut served) = recover_from(means, stock, &plan, base, directory, is_durable).await? {
+        let recovery = recover_from(means, stock, (&plan, base), directory, (placed, reach), is_durable);
+        if let Some(mut served) = recovery.await? {
             served.recovered.elapsed_ms = watch.elapsed_ms();
             return Ok(served);
         }
         tracing::info!(base = %base.id, "the moment is not behind this base backup");
         unpack::empty(directory)?;
+        for place in placed.iter().filter(|place| place.directory.exists()) {
+            unpack::empty(&place.directory)?;
+        }
     }
     let target = plan.stop_at.as_ref().map(ToString::to_string).unwrap_or_default();
     Err(JobError::Refused {
@@ -302,9 +337,9 @@ pub async fn recover(
 async fn recover_from(
     means: &Means<'_>,
     stock: &Stock,
-    plan: &Plan,
-    base: &BaseManifest,
+    (plan, base): (&Plan, &BaseManifest),
     directory: &Path,
+    (placed, reach): (&[Place], Reach),
     is_durable: bool,
 ) -> Result<Option<Served>, JobError> {
     let major = base.server_version_num / 10_000;
@@ -312,15 +347,17 @@ async fn recover_from(
     let mut notes = Vec::new();
     means.progress.enter("unpacking the base backup");
     means.progress.expect(base.plain_bytes);
-    unpack::unpack(means, base, directory).await?;
+    assemble::assemble(means, &stock.bases, base, &programs, directory, placed, is_durable).await?;
     means.progress.enter("verifying the base backup");
     notes.extend(verify_files(&programs, directory).await?);
+    places::write_map(placed, directory)?;
     recovering::clean(directory).map_err(|source| disk("clean", directory, source))?;
 
     means.progress.enter("replaying the write-ahead log");
     means.progress.expect(plan.window.end.0.saturating_sub(base.start_lsn.0));
     let room = WorkDirectory::create(means.scratch_directory)?;
-    let feed = Feed::open(means, stock, base, plan.window.timeline, room.path())?;
+    let feed =
+        Feed::open(means, stock, (base, plan.window.timeline), Guard::new(reach, placed), room.path())?;
     let command = feed.restore_command();
     let mut replay = Replay {
         data: directory,
@@ -354,7 +391,8 @@ async fn recover_from(
     Ok(Some(Served { recovered, server, programs, _room: room }))
 }
 
-/// Recovers into a directory that is to be used: what is left is a cluster that was shut down in order.
+/// Recovers into a directory that is to be used, its tablespaces at `placed` as [`places`] has them: what is left
+/// is a cluster that was shut down in order.
 ///
 /// # Errors
 /// As [`recover`].
@@ -364,10 +402,11 @@ pub async fn recover_into(
     plan: &Plan,
     base: &BaseManifest,
     directory: &Path,
+    placed: &[Place],
 ) -> Result<Recovered, JobError> {
     let watch = Stopwatch::start();
     let Served { mut recovered, server, programs, _room } =
-        recover(means, stock, plan, base, directory, true).await?;
+        recover_to(means, stock, (plan, base), directory, (placed, Reach::Empty), true).await?;
     means.progress.enter("shutting down");
     server.shut_down().await?;
     recovering::clean(directory).map_err(|source| disk("clean", directory, source))?;
@@ -380,19 +419,20 @@ pub async fn recover_into(
                 .into(),
         );
     }
+    recovered.notes.extend(places::moved_in(placed, directory));
     recovered.elapsed_ms = watch.elapsed_ms();
     Ok(recovered)
 }
 
 /// Why `base` cannot be unpacked below `directory`, if that is so.
 pub fn why_no_room(directory: &Path, base: &BaseManifest) -> Option<String> {
-    unpack::check_room(directory, base.plain_bytes).err().map(|error| error.to_string())
+    places::check_room(&[(directory, base.plain_bytes)]).err().map(|error| error.to_string())
 }
 
 /// Compares the files with the list that `pg_basebackup` made of them; returns why that could not be.
 async fn verify_files(programs: &Path, directory: &Path) -> Result<Option<String>, JobError> {
     let program = programs.join("pg_verifybackup");
-    if !directory.join("backup_manifest").exists() {
+    if !directory.join(LIST_OF_FILES).exists() {
         return Ok(Some("the server was too old to list its files: they are not compared".into()));
     }
     if !program.exists() {

@@ -1,7 +1,10 @@
 //! Streams what a program writes into an object of the store, sealed on the way.
 //!
-//! The object becomes visible only after the program has exited with status 0.
+//! The object of a program's standard output becomes visible only after the program has exited with status
+//! 0. Of a program that writes several ([`Sealing::stream_from`]), each does when its own bytes have ended:
+//! how the program ends has to be known before they are listed.
 
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 
@@ -47,11 +50,8 @@ impl Sealing<'_> {
         let stdout = tool.stdout()?;
         let name = tool.name().to_owned();
         let (sender, parts) = Parts::stream();
-        let (sealer, progress, on_bytes) = (self.sealer.clone(), Arc::clone(self.progress), self.on_bytes);
-        let heard = move |bytes| on_bytes(&progress, bytes);
         let sealing = async {
-            let failed = move |source| PostgresError::Pump { tool: name.clone(), source }.into();
-            let pumped = blocking(move || seal_stream(stdout, &sealer, sender, also, heard, failed)).await;
+            let pumped = self.sealed(stdout, name, sender, also).await;
             // A child that died explains more than the pipe that it left.
             let reaped = tool.reap().await;
             match (pumped, reaped) {
@@ -62,12 +62,45 @@ impl Sealing<'_> {
             }
         };
         let (stored, sealed) = tokio::join!(self.store.put(key, parts), sealing);
-        // The store's own error explains why the pump was cut off, an abandoned put does not.
-        match (stored, sealed) {
-            (Ok(_), sealed) => sealed,
-            (Err(StoreError::Abandoned { .. }), Err(error)) => Err(error),
-            (Err(error), _) => Err(error.into()),
-        }
+        settled(stored, sealed)
+    }
+
+    /// Seals everything that comes `from` one of the pipes of the program `name` into the object `key`, and
+    /// copies it to `also`.
+    pub(super) async fn stream_from<W: Write + Send + 'static>(
+        &self,
+        from: File,
+        name: &str,
+        key: &ObjectKey,
+        also: W,
+    ) -> Result<Streamed<W>, JobError> {
+        let (sender, parts) = Parts::stream();
+        let sealing =
+            async { self.sealed(from, name.to_owned(), sender, also).await?.publish(String::new()).await };
+        let (stored, sealed) = tokio::join!(self.store.put(key, parts), sealing);
+        settled(stored, sealed)
+    }
+
+    async fn sealed<W: Write + Send + 'static>(
+        &self,
+        from: File,
+        name: String,
+        sender: PartSender,
+        also: W,
+    ) -> Result<Sealed<W>, JobError> {
+        let (sealer, progress, on_bytes) = (self.sealer.clone(), Arc::clone(self.progress), self.on_bytes);
+        let heard = move |bytes| on_bytes(&progress, bytes);
+        let failed = move |source| PostgresError::Pump { tool: name.clone(), source }.into();
+        blocking(move || seal_stream(from, &sealer, sender, also, heard, failed)).await
+    }
+}
+
+/// The store's own error explains why the pump was cut off, an abandoned put does not.
+fn settled<T>(stored: Result<u64, StoreError>, sealed: Result<T, JobError>) -> Result<T, JobError> {
+    match (stored, sealed) {
+        (Ok(_), sealed) => sealed,
+        (Err(StoreError::Abandoned { .. }), Err(error)) => Err(error),
+        (Err(error), _) => Err(error.into()),
     }
 }
 
@@ -90,11 +123,7 @@ pub(super) async fn seal_into_store<R: Read + Send + 'static, W: Write + Send + 
         Ok::<_, JobError>((record, also))
     });
     let (stored, sealed) = tokio::join!(store.put(key, parts), sealing);
-    match (stored, sealed) {
-        (Ok(_), sealed) => sealed,
-        (Err(StoreError::Abandoned { .. }), Err(error)) => Err(error),
-        (Err(error), _) => Err(error.into()),
-    }
+    settled(stored, sealed)
 }
 
 /// A sealed object whose last part is held back until its program is known to have ended well.

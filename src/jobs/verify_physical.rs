@@ -228,6 +228,9 @@ fn choose<'a>(
 
 /// What is missing at the end of a window, if that is not where the log ends for now.
 fn hole(stock: &Stock, window: &Window) -> Option<String> {
+    if let Some(missing) = &window.missing {
+        return Some(Broken { id: window.base.id.clone(), missing: missing.clone() }.to_string());
+    }
     let end = window.end;
     let last = stock.log.ends_in(window);
     let later_part = stock.log.pieces_of(last).into_iter().filter_map(|piece| match piece {

@@ -14,7 +14,9 @@ use tokio::process::Command;
 use super::session::{self, column, rows};
 use super::tools::Tools;
 use super::{PostgresError, describe};
+use crate::rules::physical::Tablespace;
 use crate::rules::sql::literal;
+use crate::rules::tablespaces::{MAP_FILE, read_map};
 use crate::rules::wal::Lsn;
 use crate::settings::Connection;
 
@@ -32,7 +34,9 @@ pub struct ClusterFacts {
     /// Name of the role that was made with the cluster.
     pub bootstrap_superuser: String,
     /// Tablespaces besides PostgreSQL's own.
-    pub tablespaces: Vec<String>,
+    pub tablespaces: Vec<Tablespace>,
+    /// Whether the server notes which blocks its log changes, which incremental base backups need.
+    pub summarizes: bool,
     /// Bytes of all databases, as an estimate.
     pub disk_bytes: u64,
     /// Where the server has its files, on its host; `None` where the role may not know.
@@ -50,12 +54,13 @@ pub async fn facts(session: &mut PgConnection) -> Result<ClusterFacts, PostgresE
         pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()) AS file, \
         (SELECT coalesce(sum(pg_catalog.pg_database_size(oid)), 0)::bigint FROM pg_catalog.pg_database \
          WHERE pg_catalog.has_database_privilege(oid, 'connect')) AS disk_bytes, \
-        ARRAY(SELECT spcname::text FROM pg_catalog.pg_tablespace WHERE spcname !~ '^pg_' ORDER BY 1) AS tablespaces";
+        (SELECT setting FROM pg_catalog.pg_settings WHERE name = 'summarize_wal') AS summarize_wal";
     let found = rows(session, action, sql).await?;
     let row = found.first().ok_or_else(|| PostgresError::of_query(action, sqlx::Error::RowNotFound))?;
     let (segment_bytes, disk_bytes): (i64, i64) = (column(row, "segment_bytes")?, column(row, "disk_bytes")?);
     let file: String = column(row, "file")?;
     let timeline = file.get(..8).and_then(|digits| u32::from_str_radix(digits, 16).ok());
+    let summarize_wal: Option<String> = column(row, "summarize_wal")?;
     let (_, system_identifier) = describe::identity(session).await?;
     Ok(ClusterFacts {
         system_identifier: system_identifier.unwrap_or_default(),
@@ -63,19 +68,56 @@ pub async fn facts(session: &mut PgConnection) -> Result<ClusterFacts, PostgresE
         segment_bytes: u64::try_from(segment_bytes).unwrap_or_default(),
         timeline: timeline.unwrap_or(1),
         bootstrap_superuser: describe::bootstrap_superuser(session).await?,
-        tablespaces: column(row, "tablespaces")?,
+        tablespaces: tablespaces(session).await?,
+        summarizes: summarize_wal.as_deref() == Some("on"),
         disk_bytes: u64::try_from(disk_bytes).unwrap_or_default(),
         data_directory: column(row, "data_directory")?,
     })
 }
 
-/// A command that writes a copy of the data directory to its standard output, as tar.
-pub fn base_backup(tools: &Tools, to: &Connection, label: &str, max_rate_kib: Option<u64>) -> Command {
+/// The tablespaces besides PostgreSQL's own, by their numbers.
+///
+/// # Errors
+/// As [`PostgresError::of_query`] sorts them.
+pub async fn tablespaces(session: &mut PgConnection) -> Result<Vec<Tablespace>, PostgresError> {
+    let sql = "SELECT oid::bigint AS oid, spcname::text AS name, pg_catalog.pg_tablespace_location(oid) AS location \
+        FROM pg_catalog.pg_tablespace WHERE spcname !~ '^pg_' ORDER BY 1";
+    let found = rows(session, "list the tablespaces", sql).await?;
+    let tablespace = |row: &_| {
+        let oid: i64 = column(row, "oid")?;
+        let oid = u32::try_from(oid).unwrap_or_default();
+        Ok(Tablespace { oid, name: column(row, "name")?, location: column(row, "location")? })
+    };
+    found.iter().map(tablespace).collect()
+}
+
+/// How the data directory is copied.
+#[derive(Debug, Clone, Copy)]
+pub struct Copying<'a> {
+    /// What the server calls the copy.
+    pub label: &'a str,
+    /// The directory of the archives; `None` for the one archive of a cluster without tablespaces, which goes
+    /// to the standard output.
+    pub directory: Option<&'a Path>,
+    /// KiB a second at the most.
+    pub max_rate_kib: Option<u64>,
+    /// The list of files of the copy that this one only has the changes since.
+    pub parent_manifest: Option<&'a Path>,
+}
+
+/// A command that writes a copy of the data directory, as tar.
+pub fn base_backup(tools: &Tools, to: &Connection, copying: Copying<'_>) -> Command {
     let mut command = tools.command("pg_basebackup", to);
-    command.args(["--pgdata=-", "--format=tar", "--wal-method=none", "--checkpoint=fast"]);
-    command.arg("--no-password").arg(format!("--label={label}"));
-    if let Some(rate) = max_rate_kib {
+    let directory = copying.directory.unwrap_or(Path::new("-"));
+    command.arg(format!("--pgdata={}", directory.display()));
+    // What goes through pipes cannot be synced, and the store does that.
+    command.args(["--format=tar", "--wal-method=none", "--checkpoint=fast", "--no-sync"]);
+    command.arg("--no-password").arg(format!("--label={}", copying.label));
+    if let Some(rate) = copying.max_rate_kib {
         command.arg(format!("--max-rate={rate}"));
+    }
+    if let Some(manifest) = copying.parent_manifest {
+        command.arg(format!("--incremental={}", manifest.display()));
     }
     of_replication(&mut command);
     command
@@ -108,15 +150,24 @@ fn of_replication(command: &mut Command) {
 /// Where a copy begins, by the `backup_label` that it begins with: the timeline, and the place from which
 /// the log is replayed. `head` is the first of its bytes.
 pub fn start_in(head: &[u8]) -> Option<(u32, Lsn)> {
-    let mut archive = tar::Archive::new(head);
-    let label = archive.entries().ok()?.map_while(Result::ok).find_map(|mut entry| {
-        let mut text = String::new();
-        let is_label = entry.path().is_ok_and(|path| path.as_os_str() == "backup_label");
-        (is_label && entry.read_to_string(&mut text).is_ok()).then_some(text)
-    })?;
+    let label = file_in(head, "backup_label")?;
     let after = |words: &str| label.lines().find_map(|line| line.strip_prefix(words));
     let start = after("START WAL LOCATION: ")?.split_whitespace().next()?;
     Some((after("START TIMELINE: ")?.trim().parse().ok()?, start.parse().ok()?))
+}
+
+/// The tablespaces of a copy, as the server found them, by the `tablespace_map` that follows `backup_label`.
+pub fn tablespaces_in(head: &[u8]) -> Vec<(u32, String)> {
+    file_in(head, MAP_FILE).map(|text| read_map(&text)).unwrap_or_default()
+}
+
+fn file_in(head: &[u8], name: &str) -> Option<String> {
+    let mut archive = tar::Archive::new(head);
+    archive.entries().ok()?.map_while(Result::ok).find_map(|mut entry| {
+        let mut text = String::new();
+        let is_it = entry.path().is_ok_and(|path| path.as_os_str() == name);
+        (is_it && entry.read_to_string(&mut text).is_ok()).then_some(text)
+    })
 }
 
 /// How far the log is on the server's disk.
@@ -240,5 +291,18 @@ mod tests {
         assert_eq!(start_in(&head), Some((1, Lsn(0x200_0028))));
         assert_eq!(start_in(&head[..600]), None);
         assert_eq!(start_in(b""), None);
+        assert_eq!(tablespaces_in(&head), []);
+    }
+
+    #[test]
+    fn a_copy_tells_its_tablespaces() {
+        let mut archive = tar::Builder::new(Vec::new());
+        for (name, text) in [("backup_label", "LABEL: belay\n"), (MAP_FILE, "16384 /fast\n")] {
+            let mut header = tar::Header::new_ustar();
+            header.set_size(text.len() as u64);
+            archive.append_data(&mut header, name, text.as_bytes()).unwrap();
+        }
+        let head = archive.into_inner().unwrap();
+        assert_eq!(tablespaces_in(&head), [(16_384, "/fast".into())]);
     }
 }

@@ -191,6 +191,7 @@ pub fn sweep(parent: &Path) -> io::Result<()> {
             maker.is_some_and(|pid| nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None).is_err());
         if is_left {
             end_orphan(&entry.path().join("data"));
+            super::archives::open_up(&entry.path());
             std::fs::remove_dir_all(entry.path())?;
         }
     }

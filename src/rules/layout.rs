@@ -32,8 +32,11 @@ pub const GLOBALS: &str = "globals.sql.gz.age";
 pub const INVENTORY: &str = "inventory.json.gz.age";
 /// The commands that restore the snapshot with stock tools.
 pub const RESTORE_TEXT: &str = "RESTORE.txt";
-/// What `pg_basebackup` wrote: the data directory as tar, with its own `backup_manifest` at the end.
+/// What `pg_basebackup` wrote: the data directory as tar, with its own `backup_manifest` at the end unless
+/// that is an object of its own.
 pub const BASE: &str = "base.tar.gz.age";
+/// The list of files of a base backup, which `pg_basebackup` wrote.
+pub const BACKUP_MANIFEST: &str = "backup_manifest.gz.age";
 /// Present while an operator keeps the snapshot from retention.
 pub const PIN: &str = "pinned.json";
 
@@ -224,6 +227,11 @@ pub fn bases_prefix(cluster: &str) -> String {
 /// The key of `file` in the folder of a base backup.
 pub fn base_key(cluster: &str, id: &SnapshotId, file: &str) -> ObjectKey {
     ObjectKey(format!("{cluster}/base/{id}/{file}"))
+}
+
+/// The file name of the archive of a tablespace, in the folder of a base backup.
+pub fn tablespace_file(oid: u32) -> String {
+    format!("{oid}.tar.gz.age")
 }
 
 /// Reads the base backup out of the key of an object in its folder, with the object's file name.

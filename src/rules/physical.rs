@@ -2,7 +2,16 @@
 //!
 //! A *base backup* is a copy of the data directory that was made while the server wrote. Only with the
 //! log from its beginning to its end it is a cluster, and with more of the log it is the same cluster
-//! later. Its folder has the copy and, written last, a signed [`BaseManifest`].
+//! later. Its folder has the copy and, written last, a signed [`BaseManifest`]:
+//!
+//! ```text
+//! <cluster>/base/<id>/base.tar.gz.age              the data directory
+//! <cluster>/base/<id>/16384.tar.gz.age             a tablespace, by its OID
+//! <cluster>/base/<id>/backup_manifest.gz.age       the list of files, where it is not at the end of base.tar
+//! ```
+//!
+//! An *incremental* base backup has only the blocks that changed since another one, its *parent*, which
+//! may be incremental too: with that, and all before it up to a full one, it is a copy.
 //!
 //! The log is kept in *pieces*. A whole segment is one piece. Of the segment that is being written
 //! several are stored, each from where the last one ended, so that little is lost with the host:
@@ -72,6 +81,12 @@ pub struct BaseManifest {
     pub ended_at: DateTime<Utc>,
     /// Its objects, by file name.
     pub objects: BTreeMap<String, ObjectRecord>,
+    /// The cluster's tablespaces besides PostgreSQL's own, each with an object of its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tablespaces: Vec<Tablespace>,
+    /// The base backup that this one only has the changes since; `None` for a full one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<SnapshotId>,
     /// Bytes of the copy.
     pub plain_bytes: u64,
     /// Bytes in the store.
@@ -80,6 +95,41 @@ pub struct BaseManifest {
     pub recipients: Vec<String>,
     /// Version of the program that made it.
     pub belay_version: String,
+}
+
+impl BaseManifest {
+    /// `full`, or `incremental`.
+    pub fn kind(&self) -> &'static str {
+        kind(self.parent.as_ref())
+    }
+}
+
+/// What a base backup with this parent is called: `full`, or `incremental`.
+pub fn kind(parent: Option<&SnapshotId>) -> &'static str {
+    if parent.is_some() { "incremental" } else { "full" }
+}
+
+/// A tablespace besides PostgreSQL's own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tablespace {
+    /// PostgreSQL's number of it.
+    pub oid: u32,
+    /// Its name.
+    pub name: String,
+    /// The directory that it had, absolute; within the data directory (`pg_tblspc/16384`) where it is relative.
+    pub location: String,
+}
+
+impl Tablespace {
+    /// The file name of its object in the folder of a base backup.
+    pub fn object(&self) -> String {
+        layout::tablespace_file(self.oid)
+    }
+
+    /// Whether it lies within the data directory.
+    pub fn is_in_place(&self) -> bool {
+        !self.location.starts_with('/')
+    }
 }
 
 /// A piece of the log that is stored.

@@ -19,6 +19,7 @@ use std::str::FromStr;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 
+use super::chain;
 use super::layout::SnapshotId;
 use super::wal::Lsn;
 
@@ -29,6 +30,8 @@ pub use self::log::{Assembly, Log};
 pub struct Base {
     /// Its name.
     pub id: SnapshotId,
+    /// The one that it builds on, if it is incremental.
+    pub parent: Option<SnapshotId>,
     /// Its timeline.
     pub timeline: u32,
     /// Where the log has to begin.
@@ -50,12 +53,14 @@ pub struct Window {
     pub end: Lsn,
     /// Where the log goes on after something that is missing.
     pub resumes: Option<Lsn>,
+    /// What the base backup builds on and is not there.
+    pub missing: Option<SnapshotId>,
 }
 
 impl Window {
     /// Whether the base backup can be made consistent at all.
     pub fn is_usable(&self) -> bool {
-        self.end >= self.base.stop
+        self.missing.is_none() && self.end >= self.base.stop
     }
 }
 
@@ -66,7 +71,8 @@ pub fn windows(bases: &[Base], log: &Log, timeline: u32) -> Vec<Window> {
         .filter(|base| log.is_known(timeline) && log.descends(timeline, base))
         .map(|base| {
             let end = log.reach(timeline, base);
-            Window { base: base.clone(), timeline, end, resumes: log.resumes_after(timeline, end) }
+            let resumes = log.resumes_after(timeline, end);
+            Window { base: base.clone(), timeline, end, resumes, missing: missing(bases, base) }
         })
         .collect();
     windows.sort_by(|a, b| (a.base.stop, &a.base.id).cmp(&(b.base.stop, &b.base.id)));
@@ -88,6 +94,15 @@ pub fn windows_of_all(bases: &[Base], log: &Log) -> Vec<Window> {
         Some(window.timeline) == newest || (window.is_usable() && !all.iter().any(goes_on))
     };
     all.iter().filter(is_told).cloned().collect()
+}
+
+/// What `base` builds on and is not among `bases`.
+pub fn missing(bases: &[Base], base: &Base) -> Option<SnapshotId> {
+    let parent_of = |id: &SnapshotId| {
+        let found = if *id == base.id { Some(base) } else { bases.iter().find(|other| other.id == *id) };
+        found.map(|found| found.parent.clone())
+    };
+    chain::ancestors(&base.id, parent_of).err().map(|broken| broken.missing)
 }
 
 /// The moment that is wanted.

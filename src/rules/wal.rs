@@ -26,6 +26,7 @@ pub mod attribution;
 pub mod scan;
 pub mod segment;
 pub mod summary;
+pub mod tablespaces;
 
 #[cfg(test)]
 mod tests;

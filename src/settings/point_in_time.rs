@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use chrono_tz::Tz;
 
 use super::schedule::When;
@@ -16,6 +17,8 @@ pub struct BaseBackupSettings {
     pub schedule: Option<Schedule>,
     /// KiB a second that the server sends at most.
     pub max_rate_kib: Option<u64>,
+    /// How old the full one may become that incremental ones build on; `None` for full ones only.
+    pub full_every: Option<TimeDelta>,
 }
 
 /// `[wal]`
@@ -44,6 +47,9 @@ impl BaseBackupSettings {
             max_rate_kib: table
                 .parsed("max_rate", |text| units::bytes_within(text, "32KiB", "1GiB"))?
                 .map(|bytes| bytes >> 10),
+            full_every: table
+                .parsed("full_every", |text| units::timeout_within(text, "1h", "366d"))?
+                .and_then(|age| TimeDelta::from_std(age).ok()),
         };
         table.finish()?;
         Ok(settings)

@@ -116,7 +116,7 @@ fn scratch(belay: &Belay) -> Vec<PathBuf> {
     entries.map(|entries| entries.map(|entry| entry.unwrap().path()).collect()).unwrap_or_default()
 }
 
-fn wait_until(fact: &str, mut holds: impl FnMut() -> bool) {
+pub fn wait_until(fact: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(60);
     while !holds() {
         assert!(Instant::now() < deadline, "it does not come true that {fact}");

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use futures::{StreamExt as _, TryStreamExt as _};
 
+use super::guard::Guard;
 use super::segment::Source;
 use super::{Means, Stock, disk};
 use crate::jobs::JobError;
@@ -47,6 +48,7 @@ pub(super) struct Feed<'a> {
     source: Source<'a>,
     /// What the server follows.
     timeline: u32,
+    guard: Guard<'a>,
     room: PathBuf,
     /// Segments that were fetched before they were asked for.
     ahead: Mutex<BTreeSet<Segment>>,
@@ -58,8 +60,8 @@ impl<'a> Feed<'a> {
     pub(super) fn open(
         means: &'a Means<'a>,
         stock: &'a Stock,
-        base: &'a BaseManifest,
-        timeline: u32,
+        (base, timeline): (&'a BaseManifest, u32),
+        guard: Guard<'a>,
         room: &Path,
     ) -> Result<Self, JobError> {
         for name in ["want", "got", "took", "none", "fetching"] {
@@ -74,7 +76,7 @@ impl<'a> Feed<'a> {
             system_identifier: Some(&base.system_identifier),
         };
         let (ahead, served) = (Mutex::default(), AtomicU64::new(0));
-        Ok(Self { means, log: &stock.log, source, timeline, room: room.into(), ahead, served })
+        Ok(Self { means, log: &stock.log, source, timeline, guard, room: room.into(), ahead, served })
     }
 
     /// The server's `restore_command`.
@@ -155,15 +157,25 @@ impl<'a> Feed<'a> {
             }
             _ => {
                 let segment = Segment::of_name(name, self.log.segment_bytes());
-                let Some(assembly) = segment.and_then(|segment| self.assembly(segment)) else {
+                let Some((segment, assembly)) = segment.and_then(|it| Some((it, self.assembly(it)?))) else {
                     return self.there_is_none(name);
                 };
                 self.source.put_segment(&assembly, self.log.segment_bytes(), &fetching).await?;
+                self.look_through(segment, &fetching)?;
                 self.means.progress.advance(usize::try_from(assembly.until).unwrap_or(usize::MAX));
             }
         }
         self.served.fetch_add(1, Ordering::Relaxed);
         std::fs::rename(&fetching, &got).map_err(|source| disk("write", &got, source))
+    }
+
+    /// Has the guard see a segment before the server does, in memory.
+    fn look_through(&self, segment: Segment, path: &Path) -> Result<(), JobError> {
+        let plain = std::fs::read(path).map_err(|source| disk("read", path, source))?;
+        match self.guard.pass(segment, plain)? {
+            Some(changed) => std::fs::write(path, changed).map_err(|source| disk("write", path, source)),
+            None => Ok(()),
+        }
     }
 
     fn there_is_none(&self, name: &str) -> Result<(), JobError> {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
-use super::{Means, Recovered, Served, Stock, disk, recover};
+use super::{Means, Recovered, Served, Stock, disk, places, recover};
 use crate::catalog::{Catalog, Entry, Selector};
 use crate::jobs::{JobError, WorkDirectory, snapshot};
 use crate::keys::HostKeys;
@@ -99,6 +99,13 @@ pub async fn databases_at(
     }
     drop(server);
     // The copy of the cluster needs much more room than the snapshots do.
-    std::fs::remove_dir_all(&data).map_err(|source| disk("remove", &data, source))?;
+    for part in [data.clone(), places::parent_of(&data)] {
+        match std::fs::remove_dir_all(&part) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(disk("remove", &part, error));
+            }
+            _ => {}
+        }
+    }
     Ok(Moment { recovered, opener: Opener::new(keys.identities.clone()), catalog, _work: work })
 }

@@ -1,4 +1,4 @@
-//! Unpacks a base backup into a directory, checked against its manifest as it passes.
+//! Unpacks the objects of a base backup into directories, checked against its manifest as they pass.
 
 use std::io::{self, Read};
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures::TryStreamExt as _;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
-use super::{Means, disk};
+use super::{LIST_OF_FILES, Means, disk};
 use crate::jobs::load::StoredCheck;
 use crate::jobs::{JobError, Progress, blocking};
 use crate::rules::digest::Digest256;
@@ -15,14 +15,20 @@ use crate::rules::layout::{self, ObjectKey};
 use crate::rules::manifest::ObjectRecord;
 use crate::rules::physical::BaseManifest;
 use crate::seal::{Opener, SealError};
-use crate::store::StoreError;
+use crate::store::{StoreError, read_small};
 
-/// Unpacks `base` into `directory`, which is made or is empty.
-pub(super) async fn unpack(means: &Means<'_>, base: &BaseManifest, directory: &Path) -> Result<(), JobError> {
-    make_empty(directory)?;
-    check_room(directory, base.plain_bytes)?;
-    let key = layout::base_key(means.catalog.cluster(), &base.id, layout::BASE);
-    let record = base.objects.get(layout::BASE).ok_or_else(|| unnamed(&key))?;
+/// A list of files has some 200 bytes for each.
+const LIST_MAX_BYTES: usize = 1 << 30;
+
+/// Unpacks the archive `object` of `base` into `directory`.
+pub(super) async fn archive(
+    means: &Means<'_>,
+    base: &BaseManifest,
+    object: &str,
+    directory: &Path,
+) -> Result<(), JobError> {
+    let key = layout::base_key(means.catalog.cluster(), &base.id, object);
+    let record = base.objects.get(object).ok_or_else(|| unnamed(&key))?;
     let to = directory.to_owned();
     open_through(means, &key, record, move |plain| {
         let mut archive = tar::Archive::new(plain);
@@ -69,22 +75,6 @@ pub(in crate::jobs) async fn open_through(
     })
 }
 
-/// Makes `directory`, or refuses it when something is in it.
-pub(super) fn make_empty(directory: &Path) -> Result<(), JobError> {
-    use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
-    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
-    made.map_err(|source| disk("make", directory, source))?;
-    let mut entries = std::fs::read_dir(directory).map_err(|source| disk("list", directory, source))?;
-    if entries.next().is_some() {
-        return Err(JobError::Refused {
-            action: format!("recover into {}", directory.display()),
-            reasons: vec!["it is not empty".into()],
-        });
-    }
-    let private = std::fs::Permissions::from_mode(0o700);
-    std::fs::set_permissions(directory, private).map_err(|source| disk("make private", directory, source))
-}
-
 /// Removes what is in `directory`.
 pub(super) fn empty(directory: &Path) -> Result<(), JobError> {
     let failed = |source| disk("empty", directory, source);
@@ -98,17 +88,20 @@ pub(super) fn empty(directory: &Path) -> Result<(), JobError> {
     Ok(())
 }
 
-/// Refuses a file system that cannot hold the copy; what the log adds to it is not known.
-pub(super) fn check_room(directory: &Path, needed_bytes: u64) -> Result<(), JobError> {
-    let Ok(space) = nix::sys::statvfs::statvfs(directory) else { return Ok(()) };
-    let free_bytes = space.fragment_size().saturating_mul(space.blocks_available());
-    if free_bytes >= needed_bytes {
-        return Ok(());
-    }
-    Err(JobError::Refused {
-        action: format!("recover into {}", directory.display()),
-        reasons: vec![format!("the base backup has {needed_bytes} bytes, and {free_bytes} are free there")],
-    })
+/// Puts the list of files of `base` into `directory`, where it is an object of its own.
+pub(super) async fn list_of_files(
+    means: &Means<'_>,
+    base: &BaseManifest,
+    directory: &Path,
+) -> Result<(), JobError> {
+    let Some(record) = base.objects.get(layout::BACKUP_MANIFEST).cloned() else { return Ok(()) };
+    let key = layout::base_key(means.catalog.cluster(), &base.id, layout::BACKUP_MANIFEST);
+    let sealed = read_small(means.catalog.store().as_ref(), &key, LIST_MAX_BYTES).await?;
+    let opener = means.opener.clone();
+    let opened = blocking(move || Ok::<_, JobError>(opener.open_checked(&sealed, &record))).await?;
+    let plain = opened.map_err(|source| JobError::Object { key: key.to_string(), source })?;
+    let path = directory.join(LIST_OF_FILES);
+    std::fs::write(&path, plain).map_err(|source| disk("write", &path, source))
 }
 
 fn take_from(
@@ -163,26 +156,5 @@ impl<R: Read> Read for Digested<'_, R> {
         self.bytes += read as u64;
         self.progress.advance(read);
         Ok(read)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_directory_without_room_is_refused_before_anything_is_unpacked() {
-        let directory = tempfile::TempDir::new().unwrap();
-        assert!(check_room(directory.path(), 1).is_ok());
-        let refused = check_room(directory.path(), u64::MAX).unwrap_err();
-        assert!(refused.to_string().contains("are free there"), "{refused}");
-    }
-
-    #[test]
-    fn a_directory_with_something_in_it_is_refused() {
-        let directory = tempfile::TempDir::new().unwrap();
-        assert!(make_empty(&directory.path().join("new")).is_ok());
-        let refused = make_empty(directory.path()).unwrap_err();
-        assert!(refused.to_string().contains("it is not empty"), "{refused}");
     }
 }

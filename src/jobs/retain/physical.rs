@@ -47,12 +47,15 @@ impl Sweep<'_> {
         }
         for base in &bases {
             let is_going = plan.bases.contains(&base.id);
-            let reason = if is_going { "no moment of the window needs it" } else { "the window needs it" };
-            let judged = Judged {
-                id: base.id.clone(),
-                database: format!("cluster {}", catalog.cluster()),
-                reason: reason.into(),
+            let is_kept_child =
+                |other: &&Base| other.parent.as_ref() == Some(&base.id) && !plan.bases.contains(&other.id);
+            let reason = match bases.iter().find(is_kept_child) {
+                _ if is_going => "no moment of the window needs it".into(),
+                Some(child) => format!("base backup {} builds on it", child.id),
+                None => "the window needs it".into(),
             };
+            let judged =
+                Judged { id: base.id.clone(), database: format!("cluster {}", catalog.cluster()), reason };
             if is_going {
                 let prefix = format!("{}{}/", layout::bases_prefix(catalog.cluster()), base.id);
                 retained.freed_bytes += self.folder(&prefix).await?;

@@ -17,6 +17,7 @@ fn base(timeline: u32, number: u64) -> Base {
     let start = number * SEGMENT + 40;
     Base {
         id: SnapshotId::new(at(second), 0),
+        parent: None,
         timeline,
         start: Lsn(start),
         stop: Lsn(start + 300),
@@ -40,6 +41,21 @@ fn log(pieces: &[PieceName]) -> Log {
 /// The log of second `n` is segment `n`.
 fn ends(window: &Window) -> Option<DateTime<Utc>> {
     Some(at(i64::try_from(window.end.0 / SEGMENT).unwrap()))
+}
+
+#[test]
+fn a_base_backup_that_builds_on_what_is_missing_is_no_use() {
+    let (full, other) = (base(1, 1), base(1, 2));
+    let child = Base { parent: Some(full.id.clone()), ..base(1, 3) };
+    let grandchild = Base { parent: Some(child.id.clone()), ..base(1, 4) };
+    let log = log(&whole(1, 1..6));
+    let all = [full.clone(), other.clone(), child.clone(), grandchild.clone()];
+    assert_eq!(planned(&Target::Latest, &all, &log).unwrap().window.base, grandchild);
+    let without = [other.clone(), child, grandchild];
+    let found = windows(&without, &log, 1);
+    let missing: Vec<_> = found.iter().map(|window| window.missing.clone()).collect();
+    assert_eq!(missing, [None, Some(full.id.clone()), Some(full.id)]);
+    assert_eq!(planned(&Target::Latest, &without, &log).unwrap().window.base, other);
 }
 
 fn planned(target: &Target, bases: &[Base], log: &Log) -> Result<Plan, Unreachable> {

@@ -9,15 +9,18 @@
 //! - The newest base backup of all stays at any age, and so does what is dated in the future.
 //! - Where the newest timeline has no base backup that ended before the window, or the history of one that
 //!   is looked at is not stored, nothing goes.
+//! - What an incremental base backup that stays builds on stays too, without the log behind it. One that builds
+//!   on what is gone reaches nothing, and stands in for no other.
 //! - What stays does not change when the plan was carried out, wholly or in part.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
 
+use crate::rules::chain;
 use crate::rules::layout::SnapshotId;
 use crate::rules::physical::{PieceName, Segment};
-use crate::rules::recovery::{Base, Log};
+use crate::rules::recovery::{Base, Log, missing};
 
 /// What of the physical side goes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -59,7 +62,11 @@ pub fn physical<'a>(
             && Some(&base.id) != newest_base
             && needs.iter().all(|need| !need.bases.contains(&base.id))
     };
-    let going: BTreeSet<&SnapshotId> = bases.iter().filter(is_going).map(|base| &base.id).collect();
+    let mut going: BTreeSet<&SnapshotId> = bases.iter().filter(is_going).map(|base| &base.id).collect();
+    let staying: Vec<&Base> = bases.iter().filter(|base| !going.contains(&base.id)).collect();
+    for id in needed_by(bases, &staying) {
+        going.remove(&id);
+    }
     let is_free = |piece: &&PieceName| match piece {
         PieceName::Segment(name) | PieceName::Part { segment: name, .. } => {
             Segment::of_name(name, log.segment_bytes())
@@ -84,7 +91,9 @@ struct Need<'a> {
 impl<'a> Need<'a> {
     fn of(timeline: u32, bases: &'a [Base], log: &Log, begins: DateTime<Utc>) -> Self {
         let along = || bases.iter().filter(|base| log.descends(timeline, base));
-        let anchor = along().filter(|base| base.ended_at <= begins).max_by_key(|base| (base.stop, &base.id));
+        let is_whole = |base: &&Base| missing(bases, base).is_none();
+        let before = along().filter(|base| base.ended_at <= begins).filter(is_whole);
+        let anchor = before.max_by_key(|base| (base.stop, &base.id));
         let is_needed = |base: &&Base| {
             base.ended_at > begins || anchor.is_none_or(|a| (base.stop, &base.id) >= (a.stop, &a.id))
         };
@@ -102,6 +111,13 @@ impl<'a> Need<'a> {
         let counts = || log.counting(self.timeline, segment.number);
         segment.number >= self.first && counts().iter().any(|(timeline, _)| *timeline == segment.timeline)
     }
+}
+
+/// What `staying` build on.
+fn needed_by(bases: &[Base], staying: &[&Base]) -> BTreeSet<SnapshotId> {
+    let parent_of =
+        |id: &SnapshotId| bases.iter().find(|base| base.id == *id).map(|base| base.parent.clone());
+    staying.iter().filter_map(|base| chain::ancestors(&base.id, parent_of).ok()).flatten().collect()
 }
 
 #[cfg(test)]
@@ -123,7 +139,12 @@ mod tests {
     fn base(hour: u64) -> Base {
         let ended_at = at(i64::try_from(hour).unwrap());
         let start = Lsn(hour * SEGMENT + 40);
-        Base { id: SnapshotId::new(ended_at, 0), timeline: 1, start, stop: Lsn(start.0 + 100), ended_at }
+        let id = SnapshotId::new(ended_at, 0);
+        Base { id, parent: None, timeline: 1, start, stop: Lsn(start.0 + 100), ended_at }
+    }
+
+    fn on(parent: &Base, hour: u64) -> Base {
+        Base { parent: Some(parent.id.clone()), ..base(hour) }
     }
 
     fn segments(numbers: impl IntoIterator<Item = u64>) -> Vec<PieceName> {
@@ -142,6 +163,25 @@ mod tests {
         let plan = plan(&bases, &segments(0..12), 4, 10);
         assert_eq!(plan.bases, [bases[0].id.clone()]);
         assert_eq!(plan.pieces, segments(0..5));
+    }
+
+    #[test]
+    fn what_a_base_that_stays_builds_on_stays_without_its_log() {
+        let full = base(1);
+        let first = on(&full, 3);
+        let second = on(&first, 5);
+        let bases = [full, first, base(4), second];
+        let plan = plan(&bases, &segments(0..12), 4, 10);
+        assert_eq!(plan.bases, [bases[2].id.clone()]);
+        assert_eq!(plan.pieces, segments(0..5));
+    }
+
+    #[test]
+    fn a_base_that_builds_on_what_is_gone_stands_in_for_no_other() {
+        let gone = base(3);
+        let bases = [base(1), on(&gone, 5)];
+        let plan = plan(&bases, &segments(0..12), 4, 10);
+        assert_eq!((plan.bases.len(), plan.pieces), (0, segments(0..1)));
     }
 
     #[test]
@@ -180,7 +220,14 @@ mod tests {
         let (timeline, number) = if hour < LEFT { (1, hour) } else { (2, hour - LEFT + FORK + 1) };
         let ended_at = at(i64::try_from(hour).unwrap());
         let start = Lsn(number * SEGMENT + 40);
-        Base { id: SnapshotId::new(ended_at, 0), timeline, start, stop: Lsn(start.0 + 100), ended_at }
+        Base {
+            id: SnapshotId::new(ended_at, 0),
+            timeline,
+            start,
+            stop: Lsn(start.0 + 100),
+            ended_at,
+            parent: None,
+        }
     }
 
     fn pieces_over_switch(hours: u64) -> Vec<PieceName> {
@@ -221,11 +268,24 @@ mod tests {
         fn what_the_window_needs_stays(
             hours in proptest::collection::btree_set(0u64..60, 0..8),
             missing in proptest::collection::btree_set(0u64..60, 0..4),
+            parents in proptest::collection::vec(0usize..8, 8),
+            lost in 0usize..12,
             keep in 0i64..60,
             more in 0i64..60,
             now in 0i64..60,
         ) {
-            let bases: Vec<Base> = hours.iter().map(|hour| base(*hour)).collect();
+            let mut bases: Vec<Base> = hours.iter().map(|hour| base(*hour)).collect();
+            for index in 1..bases.len() {
+                // One that names itself or a later one is full.
+                bases[index].parent = (parents[index] < index).then(|| bases[parents[index]].id.clone());
+            }
+            if lost + 1 < bases.len() {
+                bases.remove(lost);
+            }
+            let whole = |bases: &[Base]| -> Vec<SnapshotId> {
+                let whole = bases.iter().filter(|base| super::missing(bases, base).is_none());
+                whole.map(|base| base.id.clone()).collect()
+            };
             let pieces = segments((0..60).filter(|number| !missing.contains(number)));
             let plan_of = |bases: &[Base], pieces: &[PieceName], keep| plan(bases, pieces, keep, now);
             let first = plan_of(&bases, &pieces, keep);
@@ -233,6 +293,10 @@ mod tests {
             for hour in (now - keep).max(0)..=now {
                 let before = reached(&bases, &pieces, hour);
                 prop_assert_eq!(before, reached(&left_bases, &left_pieces, hour), "hour {}", hour);
+            }
+            let whole_before = whole(&bases);
+            for id in left_bases.iter().map(|base| &base.id).filter(|id| whole_before.contains(id)) {
+                prop_assert!(whole(&left_bases).contains(id), "the chain of {} breaks", id);
             }
             if let Some(newest) = bases.last() {
                 prop_assert!(left_bases.contains(newest));

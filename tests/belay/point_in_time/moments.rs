@@ -102,3 +102,15 @@ fn a_recovered_cluster_starts_and_its_log_goes_on_on_another_timeline() {
             .any(|line| line.starts_with("Latest checkpoint's TimeLineID:") && line.ends_with(" 2"))
     );
 }
+
+#[test]
+fn a_base_backup_is_no_faster_than_max_rate() {
+    let site = a_site();
+    site.make_tablespace("fast", 100_000);
+    let settings = std::fs::read_to_string(site.belay.settings()).unwrap();
+    site.belay.write_settings(&format!("{settings}[base_backup]\nmax_rate = \"8MiB\"\n"));
+    let base = site.base();
+    let number = |key: &str| base[key].as_u64().unwrap();
+    let least_ms = number("plain_bytes") * 1000 / (8 << 20);
+    assert!(least_ms > 2000 && number("elapsed_ms") > least_ms * 8 / 10, "{base}");
+}

@@ -1,5 +1,6 @@
 //! A cluster that is written to, and its log received meanwhile.
 
+use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
@@ -73,6 +74,34 @@ impl Site {
     /// Makes a base backup.
     pub fn base(&self) -> serde_json::Value {
         self.belay.json(["base-backup"])
+    }
+
+    /// Makes a tablespace, and a table `<name>_rows` of `rows` rows in it; returns its directory.
+    pub fn make_tablespace(&self, name: &str, rows: u32) -> PathBuf {
+        let directory = self.cluster.room(name);
+        let at = directory.display();
+        self.cluster.psql("app", &format!("CREATE TABLESPACE {name} LOCATION '{at}'"));
+        self.cluster.psql(
+            "app",
+            &format!(
+                "CREATE TABLE {name}_rows TABLESPACE {name} AS SELECT n FROM generate_series(1, {rows}) n"
+            ),
+        );
+        directory
+    }
+
+    /// Where the object of a base backup lies.
+    pub fn object(&self, base: &serde_json::Value, name: &str) -> PathBuf {
+        let folder = self.belay.repository().join("prod/base").join(base["id"].as_str().unwrap());
+        folder.join(name)
+    }
+
+    /// The base backups that are listed, and whether anything is left in the scratch directory.
+    pub fn listed(&self) -> (Vec<String>, usize) {
+        let windows = self.belay.json(["list"])["windows"].clone();
+        let ids = windows.as_array().unwrap().iter().map(|window| window["base"].as_str().unwrap().into());
+        let scratch = std::fs::read_dir(self.belay.state().join("scratch")).map_or(0, Iterator::count);
+        (ids.collect(), scratch)
     }
 
     /// Commits a row.

@@ -102,6 +102,15 @@ impl Plan {
         cluster
     }
 
+    /// Starts the server on `world/data`, which is there; `world` is removed with the cluster.
+    pub fn start_on(self, world: &Path) -> Cluster {
+        let port = free_port();
+        let watchdog = self.watch(&self.server, world, port);
+        let cluster = Cluster { server: self.server, world: world.to_owned(), port, watchdog };
+        cluster.wait_until_ready();
+        cluster
+    }
+
     /// Starts a shell that runs the server, and that ends it and removes the world when its standard
     /// input closes: at the cluster's drop, or with the test's process, however that ends.
     fn watch(&self, server: &Server, world: &Path, port: u16) -> Child {

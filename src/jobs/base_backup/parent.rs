@@ -1,0 +1,106 @@
+//! What a base backup builds on: nothing, or the list of files of another one, fetched for
+//! `pg_basebackup --incremental`.
+
+use std::path::PathBuf;
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::Means;
+use crate::jobs::{JobError, WorkDirectory, blocking};
+use crate::postgres::replication::ClusterFacts;
+use crate::rules::chain::{self, FIRST_MAJOR, Now};
+use crate::rules::layout::{self, SnapshotId};
+use crate::rules::physical::BaseManifest;
+use crate::store::read_small;
+
+/// A list of files has some 200 bytes for each.
+const LIST_MAX_BYTES: usize = 1 << 30;
+const LIST: &str = "backup_manifest";
+
+/// What is built on.
+pub(super) struct Parent {
+    found: Option<(SnapshotId, WorkDirectory)>,
+    is_for_children: bool,
+    /// Why it is full where that was not wanted.
+    pub(super) notes: Vec<String>,
+}
+
+impl Parent {
+    /// Chooses it, and fetches its list of files.
+    pub(super) async fn choose(
+        means: &Means<'_>,
+        facts: &ClusterFacts,
+        full_every: Option<TimeDelta>,
+        now: DateTime<Utc>,
+    ) -> Result<Self, JobError> {
+        let mut chosen = Self { found: None, is_for_children: false, notes: Vec::new() };
+        let Some(full_every) = full_every else { return Ok(chosen) };
+        let lacks = if facts.version_num / 10_000 < FIRST_MAJOR {
+            Some(format!("the server is older than PostgreSQL {FIRST_MAJOR}"))
+        } else if !facts.summarizes {
+            Some("summarize_wal is off on the server".into())
+        } else if means.opener.is_none() {
+            Some("there is no identity on this host that opens the list of files of the one before".into())
+        } else {
+            None
+        };
+        if let Some(reason) = lacks {
+            chosen.notes.push(format!("it is a full one: {reason}"));
+            return Ok(chosen);
+        }
+        chosen.is_for_children = true;
+        let bases = means.catalog.bases().await?.bases;
+        let now = Now {
+            system_identifier: &facts.system_identifier,
+            version_num: facts.version_num,
+            timeline: facts.timeline,
+            at: now,
+        };
+        if let Some(parent) = chain::parent(&bases, now, full_every) {
+            match fetch(means, parent).await {
+                Ok(room) => chosen.found = Some((parent.id.clone(), room)),
+                Err(error) => chosen.give_up(&error),
+            }
+        }
+        Ok(chosen)
+    }
+
+    /// The list of files, for as long as this lives.
+    pub(super) fn list_of_files(&self) -> Option<PathBuf> {
+        self.found.as_ref().map(|(_, room)| room.path().join(LIST))
+    }
+
+    /// The base backup that is built on.
+    pub(super) fn id(&self) -> Option<SnapshotId> {
+        self.found.as_ref().map(|(id, _)| id.clone())
+    }
+
+    /// Whether others shall be able to build on the new one, so that its list of files is needed.
+    pub(super) fn is_for_children(&self) -> bool {
+        self.is_for_children
+    }
+
+    /// Builds on nothing, because of `error`.
+    pub(super) fn give_up(&mut self, error: &JobError) {
+        self.found = None;
+        let reason = crate::rules::causes::in_a_sentence(error);
+        self.notes.push(format!("it is a full one: {reason}"));
+    }
+}
+
+/// Puts its list of files into a directory of ours.
+async fn fetch(means: &Means<'_>, parent: &BaseManifest) -> Result<WorkDirectory, JobError> {
+    let key = layout::base_key(means.catalog.cluster(), &parent.id, layout::BACKUP_MANIFEST);
+    let no_identity = || JobError::NoIdentity { action: "open the list of files of a base backup" };
+    let opener = means.opener.ok_or_else(no_identity)?.clone();
+    let record = parent.objects.get(layout::BACKUP_MANIFEST).cloned();
+    let Some(record) = record else { return Err(no_identity()) };
+    let sealed = read_small(means.catalog.store().as_ref(), &key, LIST_MAX_BYTES).await?;
+    let opened = blocking(move || Ok::<_, JobError>(opener.open_checked(&sealed, &record))).await?;
+    let plain = opened.map_err(|source| JobError::Object { key: key.to_string(), source })?;
+    let room = WorkDirectory::create(means.scratch_directory)?;
+    let path = room.path().join(LIST);
+    let written = std::fs::write(&path, plain);
+    written.map_err(|source| JobError::Disk { action: "write", path, source })?;
+    Ok(room)
+}
