@@ -10,7 +10,7 @@
 //! A server that was recovered writes another timeline. Its slot is made anew, and what the spool has of
 //! the timeline before is stored first. A server of another cluster is refused before anything is stored.
 //!
-//! The server comes before its backup: when it has to keep too much, the slot goes ([`fuse`]). Then log is
+//! The server comes before its backup: when it has to keep too much, the slot goes (`fuse`). Then log is
 //! missing, which everybody can see from what is stored, and a new base backup is due.
 
 mod fuse;
