@@ -173,12 +173,15 @@ fn a_receiver_and_the_server_itself_agree() {
 
 #[test]
 fn what_a_segment_says_of_its_last_commit_is_what_the_server_says() {
-    let site = a_site_that_pushes(a_cluster());
+    assert_the_last_commit_is_told(&a_site_that_pushes(a_cluster()));
+}
+
+pub fn assert_the_last_commit_is_told(site: &Site) {
     site.base();
     for body in ["one", "two", "three"] {
         site.write(body);
     }
-    let segment = current(&site);
+    let segment = current(site);
     let last = site.cluster.psql(
         "app",
         "SELECT (extract(epoch FROM max(pg_xact_commit_timestamp(xmin))) * 1000000)::bigint - 1 FROM moments",

@@ -3,7 +3,8 @@
 
 use rstest::rstest;
 
-use super::site::{Site, a_site_on, text_of};
+use super::pushing::assert_the_last_commit_is_told;
+use super::site::{Site, a_site_on, a_site_that_pushes, text_of};
 use crate::world::{a_cluster, a_cluster_of};
 
 /// Moments before and after the cluster went back to one of them.
@@ -37,6 +38,14 @@ fn assert_moments_come_back(site: &Site) {
 #[ignore = "needs the servers of scripts/test --all-versions"]
 fn moments_come_back_on(#[values(12, 13, 14, 15, 16, 17, 18)] major: u32) {
     assert_moments_come_back(&a_site_on(a_cluster_of(major)));
+}
+
+#[rstest]
+#[ignore = "needs the servers of scripts/test --all-versions"]
+fn the_last_commit_of_a_segment_is_read_on(#[values(12, 13, 14, 15, 16, 17, 18)] major: u32) {
+    let site = a_site_that_pushes(a_cluster_of(major));
+    assert_the_last_commit_is_told(&site);
+    assert_eq!(site.bodies("latest", None), "one two three");
 }
 
 #[rstest]
