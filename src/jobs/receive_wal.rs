@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 use self::shipping::Shipping;
 use super::JobError;
 use crate::catalog::Catalog;
-use crate::postgres::replication;
+use crate::postgres::replication::{self, ClusterFacts};
 use crate::postgres::tools::{RunningTool, Streams, Tools};
 use crate::postgres::{PostgresError, session};
 use crate::rules::layout;
@@ -103,13 +103,7 @@ pub async fn receive(
 ) -> Result<(), JobError> {
     means.catalog.check_writer(means.signing)?;
     let mut session = session::connect(&to.with_database(session::MAINTENANCE_DATABASE)).await?;
-    let facts = replication::facts(&mut session).await?;
-    if facts.system_identifier.is_empty() {
-        return Err(JobError::Refused {
-            action: "receive the write-ahead log".into(),
-            reasons: vec!["the role may not execute pg_control_system()".into()],
-        });
-    }
+    let facts = identified(&mut session).await?;
     let tools = Tools::find(means.bin_directory, means.path, facts.version_num / 10_000).await?;
     // Of this run alone: a receiver of another may have written into another spool.
     let name = format!("belay-{}", layout::tail(rand::random()));
@@ -164,6 +158,18 @@ pub async fn receive(
             () = stop.cancelled() => {}
         }
     }
+}
+
+/// Looks at the cluster, and refuses one that cannot be told from others.
+async fn identified(session: &mut PgConnection) -> Result<ClusterFacts, JobError> {
+    let facts = replication::facts(session).await?;
+    if facts.system_identifier.is_empty() {
+        return Err(JobError::Refused {
+            action: "receive the write-ahead log".into(),
+            reasons: vec!["the role may not execute pg_control_system()".into()],
+        });
+    }
+    Ok(facts)
 }
 
 /// Where the log goes on from what is stored, and whether that is behind something that is missing.

@@ -22,6 +22,7 @@ use super::verify::Recording;
 use super::{JobError, Stopwatch, until_stalled};
 use crate::catalog::CatalogError;
 use crate::rules::causes::in_a_sentence;
+use crate::rules::chain::Broken;
 use crate::rules::drill::{self as rules, BaseVerification, Drill, PhysicalDepth, Span};
 use crate::rules::layout::{self, SnapshotId};
 use crate::rules::manifest;
