@@ -66,14 +66,18 @@ pub async fn report(host: &Host, database: Option<&str>) -> Result<Report, Failu
     ];
     let mut text = if rows.is_empty() { "there are no snapshots\n".into() } else { table(head, &rows) };
     // Base backups are of all databases: who asks for one is not told of them.
-    let windows = match database {
-        None => Reached::read_of(host).await?.windows,
-        Some(_) => Vec::new(),
+    let (windows, points) = match database {
+        None => {
+            let Reached { stock, windows } = Reached::read_of(host).await?;
+            (windows, stock.points)
+        }
+        Some(_) => Default::default(),
     };
     text.push_str(&windows::text(&windows));
+    text.push_str(&windows::text_of_points(&points));
     let snapshots: Vec<_> =
         entries.iter().map(|entry| json_of(entry, expires.get(&entry.manifest.id))).collect();
-    Ok(Report::new("list", text, &json!({ "snapshots": snapshots, "windows": windows })))
+    Ok(Report::new("list", text, &json!({ "snapshots": snapshots, "windows": windows, "restore_points": points })))
 }
 
 /// Says on standard error which snapshots are not believed, and why.

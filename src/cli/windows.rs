@@ -13,8 +13,12 @@ use crate::catalog::Catalog;
 use crate::jobs::recover::Stock;
 use crate::rules::layout::SnapshotId;
 use crate::rules::physical;
+use crate::rules::restore_point::RestorePoint;
 use crate::rules::wal::Lsn;
 use crate::seal::Opener;
+
+/// How many restore points are told on the screen; JSON has all.
+const POINTS_TOLD: usize = 10;
 
 /// What one base backup reaches.
 #[derive(Debug, Clone, Serialize)]
@@ -129,6 +133,21 @@ pub fn text(windows: &[Window]) -> String {
         format!("{on}base backup {} ({}): {reach}{}\n", window.base, window.kind, gap.unwrap_or_default())
     };
     windows.iter().map(line).collect()
+}
+
+/// A line for each of the newest restore points, the oldest of them first.
+pub fn text_of_points(points: &[RestorePoint]) -> String {
+    let line = |point: &RestorePoint| {
+        let about = point.databases.iter().map(|about| match about.pending.as_slice() {
+            [] => about.database.clone(),
+            pending => format!("{} to {}", about.database, pending.join(", ")),
+        });
+        let about = about.collect::<Vec<_>>().join("; ");
+        format!("restore point {}: {}, before the migration of {about}\n", point.name, time_text(point.made_at))
+    };
+    let left_out = points.len().saturating_sub(POINTS_TOLD);
+    let more = (left_out > 0).then(|| format!("and {left_out} older restore points; --json has them all\n"));
+    points.iter().skip(left_out).map(line).chain(more).collect()
 }
 
 /// Moments in a row that can be had again.

@@ -106,7 +106,7 @@ pub async fn receive(
     let facts = identified(&mut session).await?;
     let tools = Tools::find(means.bin_directory, means.path, facts.version_num / 10_000).await?;
     // Of this run alone: a receiver of another may have written into another spool.
-    let name = format!("belay-{}", layout::tail(rand::random()));
+    let name = format!("belay_wal_{}", layout::tail(rand::random()));
     // Before the store is asked for anything: it may be away, and the server full.
     let mark = replication::mark(&mut session, means.slot, &name).await?;
     fuse::check(&mut session, means, &facts, &mark).await?;

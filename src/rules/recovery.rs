@@ -84,7 +84,7 @@ pub fn windows(bases: &[Base], log: &Log, timeline: u32) -> Vec<Window> {
 pub fn windows_of_all(bases: &[Base], log: &Log) -> Vec<Window> {
     let mut timelines = log.timelines();
     timelines.extend(bases.iter().map(|base| base.timeline));
-    let newest = log.newest_timeline();
+    let newest = timelines.last().copied();
     let all: Vec<Window> = timelines.iter().flat_map(|timeline| windows(bases, log, *timeline)).collect();
     let is_told = |window: &&Window| {
         let goes_on = |later: &Window| {

@@ -96,6 +96,16 @@ impl Server {
             let text = format!("max_wal_senders is {}, and two are needed", self.senders);
             findings.problem(SUBJECT, text, "ALTER SYSTEM SET max_wal_senders = 10, and restart the server");
         }
+        if settings.wal.receive {
+            self.report_slots(version_num, settings, findings);
+        }
+        if !self.makes_restore_points {
+            let hint = "GRANT EXECUTE ON FUNCTION pg_create_restore_point(text) TO the role, in the database postgres";
+            findings.warning(SUBJECT, "the role may not make restore points before migrations", hint);
+        }
+    }
+
+    fn report_slots(&self, version_num: u32, settings: &Settings, findings: &mut Findings) {
         if self.free_slots < 1 {
             let hint =
                 "raise max_replication_slots, and restart the server; or drop a slot that nobody needs";
@@ -119,10 +129,6 @@ impl Server {
                 let text = "max_slot_wal_keep_size is not set: while Belay is down, the log that is kept for it fills the server's disk";
                 findings.warning(SUBJECT, text, &hint);
             }
-        }
-        if !self.makes_restore_points {
-            let hint = "GRANT EXECUTE ON FUNCTION pg_create_restore_point(text) TO the role, in the database postgres";
-            findings.warning(SUBJECT, "the role may not make restore points before migrations", hint);
         }
     }
 }

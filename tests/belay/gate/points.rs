@@ -195,6 +195,9 @@ fn the_moment_before_a_revision_is_had_again_when_the_migration_was_long_ago() {
     site.cluster.psql("app", &format!("{TWO_USERS}; UPDATE users SET age = 7"));
     // The newest base backup is too late for it.
     site.belay.json(["base-backup"]);
+    let listed = site.belay.run(["list"]).stdout;
+    let told = format!("restore point {}: ", point_of(&ran));
+    assert!(listed.contains(&told) && listed.contains("before the migration of app to b2"), "{listed}");
     let unknown = site.belay.run(["restore", "app", "--at", "before-migration:f00", "--into", "back"]);
     assert_eq!(unknown.code, 10, "{}", unknown.stderr);
     assert!(unknown.stderr.contains(&point_of(&ran)), "{}", unknown.stderr);
