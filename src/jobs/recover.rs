@@ -30,7 +30,8 @@ use super::{JobError, Progress, Stopwatch, WorkDirectory};
 use crate::catalog::Catalog;
 use crate::postgres::recovering::{self, RecoveredServer, Replay};
 use crate::postgres::tools::{self, Tools};
-use crate::rules::chain::Broken;
+use crate::rules::causes::in_a_sentence;
+use crate::rules::chain::{self, Broken};
 use crate::rules::layout::SnapshotId;
 use crate::rules::physical::BaseManifest;
 use crate::rules::recovery::{self, Base, Log, Plan, Target, Unreachable, Wanted, Window};
@@ -81,8 +82,7 @@ impl Stock {
         let found = catalog.bases().await?;
         let pieces = catalog.pieces().await?;
         let segment_bytes = found.bases.last().map_or(16 << 20, |base| base.segment_bytes);
-        let rejected =
-            found.rejected.into_iter().map(|(id, error)| (id, crate::rules::causes::in_a_sentence(&error)));
+        let rejected = found.rejected.into_iter().map(|(id, error)| (id, in_a_sentence(&error)));
         Ok(Self {
             rejected: rejected.collect(),
             log: Log::new(segment_bytes, &pieces, segment::histories(catalog, opener, &pieces).await?),
@@ -424,9 +424,18 @@ pub async fn recover_into(
     Ok(recovered)
 }
 
-/// Why `base` cannot be unpacked below `directory`, if that is so.
-pub fn why_no_room(directory: &Path, base: &BaseManifest) -> Option<String> {
-    places::check_room(&[(directory, base.plain_bytes)]).err().map(|error| error.to_string())
+/// Why `base`, which is one of `bases`, cannot be unpacked in the directory `scratch`, if that is so.
+pub fn why_not_unpacked(scratch: &Path, bases: &[BaseManifest], base: &BaseManifest) -> Option<String> {
+    let chain = match chain::chain(bases, base) {
+        Ok(chain) => chain,
+        Err(broken) => return Some(broken.to_string()),
+    };
+    let placed = places::beside(&base.tablespaces, scratch);
+    // All of it lies there.
+    let bytes =
+        |placed: &[Place]| assemble::needs(&chain, scratch, placed).iter().map(|(_, bytes)| bytes).sum();
+    let checked = placed.and_then(|placed| places::check_room(&[(scratch, bytes(&placed))]));
+    checked.err().map(|error| in_a_sentence(&error))
 }
 
 /// Compares the files with the list that `pg_basebackup` made of them; returns why that could not be.

@@ -163,7 +163,7 @@ impl Run<'_> {
         if self.means.opener.is_none() {
             return Some("there is no identity on this host to open the base backup with".into());
         }
-        recover::why_no_room(self.means.scratch_directory, base)
+        recover::why_not_unpacked(self.means.scratch_directory, &bases, base)
     }
 
     /// Waits for whoever receives the log; why it is not stored, if that is so.

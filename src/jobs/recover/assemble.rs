@@ -73,7 +73,11 @@ pub(super) async fn assemble(
 
 /// What goes where: besides the result, of which the full base backup tells the size, all parts lie in the
 /// data directory for a while.
-fn needs<'a>(chain: &[&BaseManifest], directory: &'a Path, placed: &'a [Place]) -> Vec<(&'a Path, u64)> {
+pub(super) fn needs<'a>(
+    chain: &[&BaseManifest],
+    directory: &'a Path,
+    placed: &'a [Place],
+) -> Vec<(&'a Path, u64)> {
     let largest = |object: &str| {
         let records = chain.iter().filter_map(|member| member.objects.get(object));
         records.map(|record| record.plain_bytes).max().unwrap_or_default()

@@ -91,3 +91,46 @@ fn a_receiver_that_ended_between_two_segments_goes_on_with_the_next() {
     assert!(site.belay.json(["list"])["windows"][0]["resumes_lsn"].is_null());
     assert_eq!(site.restored_ids("latest").len(), 2);
 }
+
+/// The process that receives into `spool`.
+fn receiver_of(spool: &std::path::Path) -> Option<nix::unistd::Pid> {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let mut numbers = processes.filter_map(|entry| entry.file_name().to_string_lossy().parse::<i32>().ok());
+    let wanted = spool.display().to_string();
+    let is_it = |number: &i32| {
+        let words = std::fs::read(format!("/proc/{number}/cmdline")).unwrap_or_default();
+        let words = String::from_utf8_lossy(&words);
+        words.contains("pg_receivewal") && words.contains(&wanted)
+    };
+    numbers.find(is_it).map(nix::unistd::Pid::from_raw)
+}
+
+#[test]
+fn a_program_that_receives_and_is_killed_is_started_again_and_nothing_is_lost() {
+    let site = a_watched_site();
+    let service = Service::start(&site.belay);
+    service.wait_until("a base backup is made", || {
+        service.log().matches("made job=\"base-backup\"").count() == 1
+    });
+    let spool = site.belay.state().join("wal");
+    for number in 0..3 {
+        let mut receiver = None;
+        service.wait_until("the log is received", || {
+            receiver = receiver_of(&spool);
+            receiver.is_some()
+        });
+        site.write(&format!("before {number}"));
+        nix::sys::signal::kill(receiver.unwrap(), nix::sys::signal::Signal::SIGKILL).unwrap();
+        site.cluster.psql("postgres", "SELECT pg_switch_wal()");
+        site.write(&format!("after {number}"));
+        service.wait_until("another one receives", || {
+            receiver_of(&spool).is_some_and(|it| Some(it) != receiver)
+        });
+    }
+    site.wait_until_stored(&site.lsn());
+    assert!(service.log().contains("pg_receivewal"), "{}", service.log());
+    let ended = service.stop();
+    assert_eq!(ended.code, 0, "{}", ended.log);
+    assert!(site.belay.json(["list"])["windows"][0]["resumes_lsn"].is_null());
+    assert_eq!(site.restored_ids("latest").len(), 6);
+}
