@@ -80,6 +80,9 @@ impl LogRead {
 async fn read(means: &Means<'_>, stock: &Stock, place: Place) -> Result<SegmentRead, JobError> {
     let pieces = stock.log.pieces_of(place.segment);
     let whole = PieceName::Segment(place.segment.to_string());
+    if pieces.contains(&whole) {
+        return read_pieces(means, place, &pieces).await;
+    }
     match read_pieces(means, place, &pieces).await {
         // It was completed since it was listed, and its parts are gone.
         Ok(read) if !read.problems.is_empty() && is_there(means, &whole).await? => {

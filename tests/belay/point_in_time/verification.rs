@@ -84,7 +84,7 @@ fn json(site: &Site, args: &[&str]) -> (i32, Value) {
 fn assert_found(site: &Site, words: &[&str]) {
     let (code, body) = json(site, &READABLE);
     assert_eq!(code, 4, "{body}");
-    let problems = body["problems"].as_array().unwrap();
+    let problems = body["problems"].as_array().unwrap_or_else(|| panic!("{body}"));
     let is_it = |problem: &&Value| words.iter().all(|word| problem.as_str().unwrap().contains(word));
     assert!(problems.iter().any(|problem| is_it(&problem)), "{words:?} in {problems:?}");
     assert_eq!(body["ok"], false);
