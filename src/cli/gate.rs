@@ -93,7 +93,10 @@ impl<'a> Ground<'a> {
             databases: &self.databases,
             gate: &settings.gate,
             runner,
-            log: settings.cluster.point_in_time.then(|| KeptLog { state: &settings.state.directory }),
+            log: settings
+                .cluster
+                .point_in_time
+                .then(|| KeptLog { state: &settings.state.directory, is_received: settings.wal.receive }),
             bin_directory: settings.cluster.bin_directory.as_deref(),
             path: &self.host.path,
             scratch_directory: &self.scratch_directory,

@@ -102,7 +102,7 @@ impl Ground {
 /// Recovers.
 ///
 /// # Errors
-/// [`Failure`]; what was made in the directory stays there.
+/// [`Failure`]; the directory is empty again then.
 pub async fn run(global: &Global, args: RecoverArgs, inputs: Inputs) -> Result<Report, Failure> {
     let ground = Ground::open(global, &args, &inputs).await?;
     let (catalog, state) = (&ground.catalog, &ground.state_directory);

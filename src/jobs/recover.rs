@@ -289,7 +289,7 @@ pub struct Served {
 ///
 /// # Errors
 /// [`JobError::Object`] when base backup or log are not what was stored; what PostgreSQL says. What was
-/// made in the directory stays there.
+/// made in the directory stays there, unless that is [`recover_into`]'s.
 pub async fn recover(
     means: &Means<'_>,
     stock: &Stock,
@@ -391,7 +391,7 @@ async fn recover_from(
     Ok(Some(Served { recovered, server, programs, _room: room }))
 }
 
-/// Recovers into a directory that is to be used, its tablespaces at `placed` as [`places`] has them: what is left
+/// Recovers into a directory that is to be used and is emptied again by a failure, its tablespaces at `placed` as [`places`] has them: what is left
 /// is a cluster that was shut down in order.
 ///
 /// # Errors
@@ -405,6 +405,10 @@ pub async fn recover_into(
     placed: &[Place],
 ) -> Result<Recovered, JobError> {
     let watch = Stopwatch::start();
+    places::make_empty(directory)?;
+    places::make(placed)?;
+    // Before the server, which ends first.
+    let mut unfinished = Unfinished { directory, placed, is_kept: false };
     let Served { mut recovered, server, programs, _room } =
         recover_to(means, stock, (plan, base), directory, (placed, Reach::Empty), true).await?;
     means.progress.enter("shutting down");
@@ -421,7 +425,30 @@ pub async fn recover_into(
     }
     recovered.notes.extend(places::moved_in(placed, directory));
     recovered.elapsed_ms = watch.elapsed_ms();
+    unfinished.is_kept = true;
     Ok(recovered)
+}
+
+/// What a recovery makes in directories that were empty: half of a cluster looks like one, and is gone
+/// when the recovery does not come to its end.
+struct Unfinished<'a> {
+    directory: &'a Path,
+    placed: &'a [Place],
+    is_kept: bool,
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        if self.is_kept {
+            return;
+        }
+        let placed = self.placed.iter().map(|place| place.directory.as_path());
+        for directory in placed.chain([self.directory]).filter(|directory| directory.exists()) {
+            if let Err(error) = unpack::empty(directory) {
+                tracing::warn!(%error, "what was recovered in part is left");
+            }
+        }
+    }
 }
 
 /// Why `base`, which is one of `bases`, cannot be unpacked in the directory `scratch`, if that is so.

@@ -80,6 +80,19 @@ pub async fn make_restore_point(session: &mut PgConnection, name: &str) -> Resul
     one(session, "make a restore point", &sql).await
 }
 
+/// Has the server go on with another segment; returns the name of the file that the log up to `lsn` ends in.
+///
+/// # Errors
+/// As [`PostgresError::of_query`] sorts them; a standby refuses.
+pub async fn end_segment(session: &mut PgConnection, lsn: Lsn) -> Result<String, PostgresError> {
+    let last_byte = Lsn(lsn.0.saturating_sub(1)).to_string();
+    let sql = format!(
+        "SELECT pg_catalog.pg_walfile_name({}) AS v, pg_catalog.pg_switch_wal()",
+        literal(&last_byte)
+    );
+    text(session, "go on with another segment", &sql).await
+}
+
 /// The timeline that the server writes.
 ///
 /// # Errors

@@ -230,6 +230,18 @@ pub enum Unreachable {
         /// The first moment after.
         after: String,
     },
+    /// Log is missing there, and no base backup leads behind that.
+    #[error(
+        "log is missing from {from} to {until}, and no base backup is behind that yet; the latest moment before is {latest}"
+    )]
+    Broken {
+        /// Where the log ends.
+        from: Lsn,
+        /// Where it goes on.
+        until: Lsn,
+        /// The last moment before, as a time or a place.
+        latest: String,
+    },
 }
 
 /// Picks the base backup, and says where the server is to stop.
@@ -253,7 +265,16 @@ pub fn plan(
         return Err(Unreachable::NoBase { timeline });
     };
     let of = |window: &Window, stop_at| Plan { window: window.clone(), stop_at, older: Vec::new() };
+    let behind = |window: &Window, latest: String| match window.resumes {
+        Some(until) => Unreachable::Broken { from: window.end, until, latest },
+        None => Unreachable::TooLate { latest },
+    };
     match target {
+        // What is behind the gap is later, and who asks for the latest means that.
+        Target::Latest if last.resumes.is_some() => {
+            let latest = complete_until(last).unwrap_or(last.base.ended_at);
+            Err(behind(last, in_full(latest)))
+        }
         Target::Latest => Ok(of(last, None)),
         Target::Name(_) => match named_at {
             Some(lsn) => {
@@ -277,7 +298,7 @@ pub fn plan(
                 Some(next) => {
                     Unreachable::InGap { before: window.end.to_string(), after: next.base.stop.to_string() }
                 }
-                None => Unreachable::TooLate { latest: window.end.to_string() },
+                None => behind(window, window.end.to_string()),
             })
         }
         Target::Time(time) => {
@@ -293,7 +314,7 @@ pub fn plan(
                 Some(next) => {
                     Unreachable::InGap { before: in_full(latest), after: in_full(next.base.ended_at) }
                 }
-                None => Unreachable::TooLate { latest: in_full(latest) },
+                None => behind(window, in_full(latest)),
             })
         }
     }

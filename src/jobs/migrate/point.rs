@@ -20,7 +20,7 @@ use crate::postgres::{PostgresError, wal};
 use crate::rules::causes::in_a_sentence;
 use crate::rules::layout::SnapshotId;
 use crate::rules::manifest;
-use crate::rules::physical::BaseManifest;
+use crate::rules::physical::{BaseManifest, PieceName};
 use crate::rules::recovery::{Target, Wanted};
 use crate::rules::restore_point::{self, AboutToMigrate, RestorePoint};
 
@@ -34,6 +34,8 @@ const LOOK_PAUSE: Duration = Duration::from_millis(100);
 pub struct KeptLog<'a> {
     /// The state directory, where whoever receives the log notes how far it is stored.
     pub state: &'a Path,
+    /// Whether it is received; else the server hands it over.
+    pub is_received: bool,
 }
 
 impl Walk<'_> {
@@ -144,6 +146,9 @@ impl Run<'_> {
 
     /// Waits until the log is stored up to the point; why it cannot be recovered, if that is so.
     async fn why_out_of_reach(&self, log: KeptLog<'_>, point: &MadePoint) -> Option<String> {
+        if !log.is_received {
+            return self.why_not_handed_over(point).await;
+        }
         let shipped = match self.wait_until_stored(log, point).await {
             Ok(shipped) => shipped,
             Err(why) => return Some(why),
@@ -164,6 +169,36 @@ impl Run<'_> {
             return Some("there is no identity on this host to open the base backup with".into());
         }
         recover::why_not_unpacked(self.means.scratch_directory, &bases, base)
+    }
+
+    /// Has the server hand over the segment with the point, and waits for that; why the point cannot be
+    /// recovered, if that is so.
+    async fn why_not_handed_over(&self, point: &MadePoint) -> Option<String> {
+        self.means.progress.enter("waiting until the log is stored");
+        match self.wait_until_handed_over(point).await {
+            Ok(why) => why,
+            Err(error) => Some(in_a_sentence(&error)),
+        }
+    }
+
+    async fn wait_until_handed_over(&self, point: &MadePoint) -> Result<Option<String>, JobError> {
+        let (catalog, began) = (self.means.catalog, Instant::now());
+        let segment = wal::end_segment(&mut self.maintenance_session().await?, point.lsn).await?;
+        let piece = PieceName::Segment(segment);
+        while catalog.piece(&piece).await?.is_none() {
+            if began.elapsed() > SHIP_TIMEOUT {
+                let seconds = SHIP_TIMEOUT.as_secs();
+                return Ok(Some(format!("the server did not hand over {piece} within {seconds} seconds")));
+            }
+            tokio::time::sleep(LOOK_PAUSE).await;
+        }
+        let Some(opener) = self.means.opener else {
+            return Ok(Some("there is no identity on this host to open the base backup with".into()));
+        };
+        let stock = Stock::read(catalog, Some(opener)).await?;
+        let wanted = Wanted::Target(Target::Lsn(point.lsn));
+        let (_, base) = stock.plan(catalog, &wanted, None, Some(point.timeline)).await?;
+        Ok(recover::why_not_unpacked(self.means.scratch_directory, &stock.bases, &base))
     }
 
     /// Waits for whoever receives the log; why it is not stored, if that is so.

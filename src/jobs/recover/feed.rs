@@ -22,6 +22,8 @@ use crate::rules::recovery::{Assembly, Log};
 const LOOK_PAUSE: Duration = Duration::from_millis(10);
 /// Segments that are fetched before they are asked for, at the same time; fewer where they are large.
 const AHEAD: usize = 4;
+/// Of those, so many are opened at the same time, each in memory.
+const AT_ONCE: usize = 2;
 const AHEAD_BYTES: u64 = 64 << 20;
 
 /// What the server runs for each file: ends with 1 when there is none, and so that recovery is given up
@@ -132,7 +134,7 @@ impl<'a> Feed<'a> {
             .filter(|segment| self.assembly(*segment).is_some() && self.ahead().insert(*segment))
             .map(|segment| segment.to_string())
             .collect();
-        let mut fetches = futures::stream::iter(&new).map(|name| self.fetch(name)).buffer_unordered(AHEAD);
+        let mut fetches = futures::stream::iter(&new).map(|name| self.fetch(name)).buffer_unordered(AT_ONCE);
         while fetches.try_next().await?.is_some() {}
         Ok(())
     }

@@ -235,6 +235,20 @@ proptest! {
 }
 
 #[test]
+fn the_latest_moment_is_not_the_one_before_a_gap() {
+    let log = log(&[whole(1, 1..=4), whole(1, 6..=9)].concat());
+    let bases = [base(1, 2)];
+    let refused = planned(&Target::Latest, &bases, &log).unwrap_err().to_string();
+    assert!(refused.contains("log is missing from 0/5000000 to 0/6000000"), "{refused}");
+    for later in [Target::Time(at(8)), Target::Lsn(Lsn(8 * SEGMENT))] {
+        let refused = planned(&later, &bases, &log).unwrap_err();
+        assert!(matches!(refused, Unreachable::Broken { .. }), "{refused}");
+    }
+    assert!(planned(&Target::Time(at(4)), &bases, &log).is_ok());
+    assert!(planned(&Target::Latest, &[base(1, 2), base(1, 7)], &log).is_ok());
+}
+
+#[test]
 fn the_segments_of_a_window_tell_where_their_timelines_began() {
     let switch = |parent, number: u64| Switch { parent, at: Lsn(number * SEGMENT + 100) };
     let histories = BTreeMap::from([(2, vec![switch(1, 3)]), (3, vec![switch(1, 3), switch(2, 5)])]);

@@ -5,7 +5,7 @@ use super::foreign::{TWO_USERS, assert_two_users, failing, with_an_act_at};
 use super::site::{Ran, Site};
 use super::{ADD_AGE, alembic};
 use crate::death::programs::{DATA, POST_DATA, Programs};
-use crate::point_in_time::site::Receiver;
+use crate::point_in_time::site::{Receiver, command_of_server};
 use crate::world::{AlembicProject, Environment, Plan, Revision, a_cluster};
 
 const HALF: &str = "SELECT count(*) FROM users WHERE name = 'half'";
@@ -235,4 +235,25 @@ fn a_server_that_makes_no_restore_points_migrates_without_one() {
     assert!(ran.told.contains("there is no restore point before the migration"), "{}", ran.told);
     assert!(ran.report["restore_point"].is_null(), "{}", ran.told);
     site.assert_restored(&ran);
+}
+
+#[test]
+fn a_server_that_hands_its_log_over_has_the_restore_point_too() {
+    let plan = a_cluster().with_setting("archive_mode=on").with_setting("wal_level=replica");
+    let site = a_site_of(plan.with_setting("max_wal_senders=10"), "checked");
+    let settings = std::fs::read_to_string(site.belay.settings()).unwrap();
+    let settings = settings.replace("name = \"prod\"\n", "name = \"prod\"\npoint_in_time = true\n");
+    site.belay.write_settings(&format!("{settings}[wal]\nreceive = false\n"));
+    let command = command_of_server(&site.cluster, &site.belay, "wal push %p");
+    site.cluster.psql("postgres", &format!("ALTER SYSTEM SET archive_command = '{command}'"));
+    site.cluster.psql("postgres", "SELECT pg_reload_conf()");
+    site.belay.json(["base-backup"]);
+    let ran = with_an_act_at(&site, "raising", |site| {
+        site.cluster.psql("app", TWO_USERS);
+    });
+    ran.assert_ended(21, "restored");
+    assert_eq!(ran.report["restored_from"], "restore_point", "{}", ran.told);
+    assert_two_users(&site);
+    assert_eq!(site.cluster.psql("app", HALF), "0");
+    assert_eq!(site.cluster.psql("postgres", "SELECT count(*) FROM pg_replication_slots"), "0");
 }

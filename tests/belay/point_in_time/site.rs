@@ -43,14 +43,9 @@ pub fn a_site_that_pushes(plan: Plan) -> Site {
 }
 
 impl Site {
-    /// What a server runs `belay` by: it may not enter where that was built.
+    /// What the server runs `belay` by.
     pub fn command_of_server(&self, words: &str) -> String {
-        let program = self.cluster.host().join("belay");
-        if !program.exists() {
-            std::fs::copy(env!("CARGO_BIN_EXE_belay"), &program).unwrap();
-        }
-        let (program, settings) = (program.display(), self.belay.settings().display().to_string());
-        format!("env -i PATH=/usr/bin:/bin {program} --config {settings} {words}")
+        command_of_server(&self.cluster, &self.belay, words)
     }
 
     /// Has the server end its segment, and waits until all of its log is handed over.
@@ -205,6 +200,16 @@ pub fn with_points_in_time(site: &Site, verify: &str, more: &str) {
     let verify = if verify.is_empty() { "physical_schedule = \"never\"\n" } else { verify };
     let sections = format!("{never}[verify]\n{never}{verify}[retention]\n{never}[wal]\n");
     site.belay.write_settings(&format!("{}{more}", settings.replace("[wal]\n", &sections)));
+}
+
+/// What a server runs `belay` by: it may not enter where that was built.
+pub fn command_of_server(cluster: &Cluster, belay: &Belay, words: &str) -> String {
+    let program = cluster.host().join("belay");
+    if !program.exists() {
+        std::fs::copy(env!("CARGO_BIN_EXE_belay"), &program).unwrap();
+    }
+    let (program, settings) = (program.display(), belay.settings().display().to_string());
+    format!("env -i PATH=/usr/bin:/bin {program} --config {settings} {words}")
 }
 
 /// A running `belay wal receive`.
