@@ -242,8 +242,7 @@ fn a_server_that_hands_its_log_over_has_the_restore_point_too() {
     let plan = a_cluster().with_setting("archive_mode=on").with_setting("wal_level=replica");
     let site = a_site_of(plan.with_setting("max_wal_senders=10"), "checked");
     let settings = std::fs::read_to_string(site.belay.settings()).unwrap();
-    let settings = settings.replace("name = \"prod\"\n", "name = \"prod\"\npoint_in_time = true\n");
-    site.belay.write_settings(&format!("{settings}[wal]\nreceive = false\n"));
+    site.belay.write_settings(&settings.replace("[wal]\n", "[wal]\nreceive = false\n"));
     let command = command_of_server(&site.cluster, &site.belay, "wal push %p");
     site.cluster.psql("postgres", &format!("ALTER SYSTEM SET archive_command = '{command}'"));
     site.cluster.psql("postgres", "SELECT pg_reload_conf()");
