@@ -82,7 +82,9 @@ fn log_that_the_new_server_has_no_more_is_told_and_nothing_of_what_was_given_up_
     assert_eq!(window["timeline"], 2, "{windows:?}");
     assert!(!window["resumes_lsn"].is_null(), "{windows:?}");
     // Timeline 1 has log in the segment with the fork that was given up: it is not replayed here.
-    assert_eq!(site.bodies("latest", None), "one two");
+    let latest = site.restore("latest");
+    assert_eq!(latest.code, 10, "{}", latest.stderr);
+    assert!(latest.stderr.contains("log is missing from"), "{}", latest.stderr);
     assert_eq!(site.bodies(window["until_lsn"].as_str().unwrap(), None), "one two");
     let refused = site.restore(&given_up);
     assert_eq!(refused.code, 10, "{}", refused.stderr);
