@@ -87,7 +87,7 @@ pub async fn make_restore_point(session: &mut PgConnection, name: &str) -> Resul
 pub async fn end_segment(session: &mut PgConnection, lsn: Lsn) -> Result<String, PostgresError> {
     let last_byte = Lsn(lsn.0.saturating_sub(1)).to_string();
     let sql = format!(
-        "SELECT pg_catalog.pg_walfile_name({}) AS v, pg_catalog.pg_switch_wal()",
+        "SELECT pg_catalog.pg_walfile_name({}) AS v, pg_catalog.pg_switch_wal()::text AS switched",
         literal(&last_byte)
     );
     text(session, "go on with another segment", &sql).await
