@@ -77,7 +77,11 @@ pub async fn report(host: &Host, database: Option<&str>) -> Result<Report, Failu
     text.push_str(&windows::text_of_points(&points));
     let snapshots: Vec<_> =
         entries.iter().map(|entry| json_of(entry, expires.get(&entry.manifest.id))).collect();
-    Ok(Report::new("list", text, &json!({ "snapshots": snapshots, "windows": windows, "restore_points": points })))
+    Ok(Report::new(
+        "list",
+        text,
+        &json!({ "snapshots": snapshots, "windows": windows, "restore_points": points }),
+    ))
 }
 
 /// Says on standard error which snapshots are not believed, and why.

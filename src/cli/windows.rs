@@ -143,7 +143,11 @@ pub fn text_of_points(points: &[RestorePoint]) -> String {
             pending => format!("{} to {}", about.database, pending.join(", ")),
         });
         let about = about.collect::<Vec<_>>().join("; ");
-        format!("restore point {}: {}, before the migration of {about}\n", point.name, time_text(point.made_at))
+        format!(
+            "restore point {}: {}, before the migration of {about}\n",
+            point.name,
+            time_text(point.made_at)
+        )
     };
     let left_out = points.len().saturating_sub(POINTS_TOLD);
     let more = (left_out > 0).then(|| format!("and {left_out} older restore points; --json has them all\n"));
