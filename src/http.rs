@@ -2,7 +2,7 @@
 //! orders to the daemon from those who may give them.
 //!
 //! Comes in: connections over a Unix socket and TCP, bounded in number, size and time. Goes out:
-//! JSON reports as the command line has them, and [`Order`]s for the daemon's loop, which takes
+//! JSON reports as the command line has them, the numbers of one as metrics, and [`Order`]s for the daemon's loop, which takes
 //! the locks and does the work. Nothing here restores, removes, or sees a key; what goes wrong
 //! with a connection ends that connection.
 

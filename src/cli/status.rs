@@ -1,6 +1,7 @@
 //! `belay status`: what is fresh, verified, running and failing, on one screen.
 
 mod attention;
+mod metrics;
 mod recovery;
 mod scheduled;
 
@@ -14,6 +15,7 @@ use self::attention::{
     FailedSnapshot, JOBS_LOOKED_AT, Kept, LastFailure, Running, databases_kept, failed_lines,
     failed_snapshots, last_failure, running,
 };
+pub use self::metrics::Format;
 use self::recovery::{RecoveryStatus, recovery};
 pub use self::scheduled::is_daemon_running;
 use self::scheduled::{Scheduled, scheduled};
@@ -140,6 +142,27 @@ struct Newest {
     id: SnapshotId,
     taken_at: DateTime<Utc>,
     depth: Option<Depth>,
+    #[serde(skip)]
+    plain_bytes: u64,
+    /// What it needs in the repository, shared with others or not.
+    #[serde(skip)]
+    stored_bytes: u64,
+    #[serde(skip)]
+    took: TimeDelta,
+}
+
+impl Newest {
+    fn of(entry: &Entry) -> Self {
+        let manifest = &entry.manifest;
+        Self {
+            id: manifest.id.clone(),
+            taken_at: manifest.taken_at,
+            depth: entry.verified().map(|verification| verification.depth),
+            plain_bytes: manifest.plain_bytes,
+            stored_bytes: manifest.stored_bytes,
+            took: manifest.finished_at - manifest.taken_at,
+        }
+    }
 }
 
 /// Looks at catalog, ledger and disk, and at clusters where a database was set aside; changes nothing.
@@ -157,6 +180,26 @@ pub async fn run(global: &Global, _args: StatusArgs) -> Result<Report, Failure> 
 /// [`Failure`]
 pub async fn report(host: &Host, ledger: &Ledger, scope: Scope<'_>) -> Result<Report, Failure> {
     let now = clock::now();
+    let status = look(host, ledger, scope, now).await?;
+    Ok(Report::new("status", text(&status, now), &status))
+}
+
+/// The same as metrics; changes nothing.
+///
+/// # Errors
+/// [`Failure`]
+pub async fn metrics(
+    host: &Host,
+    ledger: &Ledger,
+    scope: Scope<'_>,
+    format: Format,
+) -> Result<String, Failure> {
+    let now = clock::now();
+    let status = look(host, ledger, scope, now).await?;
+    Ok(metrics::text(&status, now, format))
+}
+
+async fn look(host: &Host, ledger: &Ledger, scope: Scope<'_>, now: DateTime<Utc>) -> Result<Status, Failure> {
     let listing = host.catalog.list().await.map_err(Failure::of("status"))?;
     notice_rejected(&listing);
     let mut databases = Vec::new();
@@ -177,7 +220,7 @@ pub async fn report(host: &Host, ledger: &Ledger, scope: Scope<'_>) -> Result<Re
     running.retain(|job| scope.covers(job.database()));
     let mut scheduled = scheduled(&host.settings, &meant, &listing, ledger, now).await?;
     scheduled.retain(|scheduled| scope.covers(scheduled.database()));
-    let status = Status {
+    Ok(Status {
         databases,
         repository: is_of_host.then(|| host.settings.repository.url.to_string()),
         repository_free_bytes: host.repository_free_bytes().filter(|_| is_of_host),
@@ -196,8 +239,7 @@ pub async fn report(host: &Host, ledger: &Ledger, scope: Scope<'_>) -> Result<Re
             .collect(),
         scheduled,
         daemon_running: is_daemon_running(&host.settings),
-    };
-    Ok(Report::new("status", text(&status, now), &status))
+    })
 }
 
 fn is_unfinished(run: &GateRun) -> bool {
@@ -244,9 +286,7 @@ async fn status_of(
     let candidates: Vec<_> = entries.iter().map(|entry| entry.candidate()).collect();
     let seen = freshness(&candidates, TimeDelta::MAX, now);
     let newest = |id: &SnapshotId| {
-        let entry = entries.iter().find(|entry| entry.manifest.id == *id)?;
-        let depth = entry.verified().map(|verification| verification.depth);
-        Some(Newest { id: id.clone(), taken_at: entry.manifest.taken_at, depth })
+        entries.iter().find(|entry| entry.manifest.id == *id).map(|entry| Newest::of(entry))
     };
     let jobs = ledger.recent_jobs(Some(name), JOBS_LOOKED_AT).await.map_err(Failure::of("status"))?;
     Ok(DatabaseStatus {

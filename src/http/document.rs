@@ -62,6 +62,7 @@ pub(super) fn router_and_document() -> (Router<Arc<Office>>, OpenApi) {
         .routes(routes!(reports::healthz))
         .routes(routes!(document))
         .routes(routes!(reports::status))
+        .routes(routes!(reports::metrics))
         .routes(routes!(reports::snapshots, orders::take_snapshot))
         .routes(routes!(reports::snapshot))
         .routes(routes!(reports::runs))

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::header::{ACCEPT, CONTENT_TYPE};
+use axum::http::{HeaderMap, HeaderName, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
@@ -14,6 +15,7 @@ use super::office::Office;
 use super::problem::{InPath, Params, Problem};
 use crate::catalog::Selector;
 use crate::cli::report::Report;
+use crate::cli::status::Format;
 use crate::cli::{list, runs, show, status};
 use crate::rules::access::{Act, Role, refusal};
 use crate::rules::layout::SnapshotId;
@@ -86,6 +88,37 @@ pub async fn status(
         status::report(&host, &ledger, scope).await
     }))
     .await
+}
+
+/// The numbers of the status as metrics for Prometheus, in OpenMetrics for who accepts that.
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    tag = "reports",
+    params(OfDatabase),
+    responses((
+        status = 200,
+        description = "The metrics; what is not known is absent",
+        content(
+            (String = "text/plain; version=0.0.4; charset=utf-8"),
+            (String = "application/openmetrics-text; version=1.0.0; charset=utf-8"),
+        ),
+    ))
+)]
+pub async fn metrics(
+    State(office): State<Arc<Office>>,
+    caller: Caller,
+    headers: HeaderMap,
+    Params(wanted): Params<OfDatabase>,
+) -> Result<([(HeaderName, &'static str); 1], String), Problem> {
+    let database = scope(&office, &caller, Act::ReadStatus, wanted.database).await?;
+    let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok());
+    let format = Format::for_accept(accept.unwrap_or_default());
+    let text = office.apart(&caller, move |host, ledger| async move {
+        let scope = database.as_deref().map_or(status::Scope::Everything, status::Scope::Database);
+        status::metrics(&host, &ledger, scope, format).await
+    });
+    Ok(([(CONTENT_TYPE, format.content_type())], text.await?))
 }
 
 /// The snapshots, the oldest first, as `belay list --json` has them.

@@ -3,6 +3,7 @@
 mod abuse;
 pub mod client;
 mod document;
+pub mod metrics;
 mod orders;
 mod site;
 mod socket;

@@ -5,6 +5,7 @@ mod daemon;
 mod deaths;
 mod fetching;
 mod incremental;
+mod metrics;
 mod moments;
 mod numbers;
 mod poison;

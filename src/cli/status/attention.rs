@@ -67,7 +67,7 @@ pub(super) struct FailedSnapshot {
     at: DateTime<Utc>,
     problems: Vec<String>,
     /// Whether a newer snapshot of the database is verified.
-    overcome: bool,
+    pub(super) overcome: bool,
 }
 
 /// Those of `database`, the newest first.

@@ -19,49 +19,49 @@ pub struct RecoveryStatus {
     /// The same, in a row.
     moments: Vec<Moments>,
     /// Moments in between that cannot be had.
-    unreachable: Vec<Gap>,
-    newest_base: Option<NewestBase>,
+    pub(super) unreachable: Vec<Gap>,
+    pub(super) newest_base: Option<NewestBase>,
     /// The last verification that found no problem.
-    verified: Option<Verified>,
+    pub(super) verified: Option<Verified>,
     /// Whether two moments of its schedule have passed without one.
-    is_overdue: bool,
-    failed: Vec<Failed>,
+    pub(super) is_overdue: bool,
+    pub(super) failed: Vec<Failed>,
     /// The last recovery that was measured.
-    measured: Option<Measured>,
+    pub(super) measured: Option<Measured>,
     /// How long a recovery of the newest moment would take: the measured time for as many bytes. An
     /// estimate.
-    estimate_ms: Option<u64>,
+    pub(super) estimate_ms: Option<u64>,
 }
 
 #[derive(Serialize)]
-struct NewestBase {
+pub(super) struct NewestBase {
     id: SnapshotId,
-    ended_at: DateTime<Utc>,
+    pub(super) ended_at: DateTime<Utc>,
 }
 
 #[derive(Serialize)]
-struct Verified {
+pub(super) struct Verified {
     base: SnapshotId,
     depth: PhysicalDepth,
-    at: DateTime<Utc>,
+    pub(super) at: DateTime<Utc>,
 }
 
 #[derive(Serialize)]
-struct Failed {
+pub(super) struct Failed {
     base: SnapshotId,
     depth: PhysicalDepth,
     at: DateTime<Utc>,
     problems: Vec<String>,
     /// Whether a newer base backup is verified.
-    overcome: bool,
+    pub(super) overcome: bool,
 }
 
 #[derive(Serialize)]
-struct Measured {
+pub(super) struct Measured {
     base: SnapshotId,
     at: DateTime<Utc>,
     moment: DateTime<Utc>,
-    recovery_ms: u64,
+    pub(super) recovery_ms: u64,
     base_bytes: u64,
     log_bytes: u64,
 }

@@ -15,16 +15,16 @@ use crate::settings::{DatabaseSettings, Settings};
 /// A piece of scheduled work, as `belay status` shows it.
 #[derive(Debug, Serialize)]
 pub struct Scheduled {
-    job: &'static str,
-    database: Option<String>,
+    pub(super) job: &'static str,
+    pub(super) database: Option<String>,
     schedule: String,
-    last: Option<DateTime<Utc>>,
+    pub(super) last: Option<DateTime<Utc>>,
     /// `due`, `retry`, `given_up`, `done`.
-    state: &'static str,
+    pub(super) state: &'static str,
     /// When it is to begin next; in the past for what is due.
-    next: Option<DateTime<Utc>>,
+    pub(super) next: Option<DateTime<Utc>>,
     /// Failed tries for the moment that is due.
-    failures: u32,
+    pub(super) failures: u32,
 }
 
 impl Scheduled {
