@@ -24,11 +24,11 @@ use self::guard::{Guard, Reach};
 pub use self::moment::{Moment, databases_at};
 pub use self::places::places;
 pub(super) use self::segment::Source;
-pub(super) use self::unpack::open_through;
 use super::receive_wal::Shipped;
 use super::{JobError, Progress, Stopwatch, WorkDirectory};
 use crate::catalog::Catalog;
 use crate::postgres::recovering::{self, RecoveredServer, Replay};
+use crate::postgres::replication;
 use crate::postgres::tools::{self, Tools};
 use crate::rules::causes::in_a_sentence;
 use crate::rules::chain::{self, Broken};
@@ -39,9 +39,6 @@ use crate::rules::restore_point::{self, RestorePoint};
 use crate::rules::tablespaces::Place;
 use crate::rules::wal::Lsn;
 use crate::seal::Opener;
-
-/// What `pg_basebackup` calls its list of files.
-const LIST_OF_FILES: &str = "backup_manifest";
 
 /// What a recovery is made with.
 pub struct Means<'a> {
@@ -468,7 +465,7 @@ pub fn why_not_unpacked(scratch: &Path, bases: &[BaseManifest], base: &BaseManif
 /// Compares the files with the list that `pg_basebackup` made of them; returns why that could not be.
 async fn verify_files(programs: &Path, directory: &Path) -> Result<Option<String>, JobError> {
     let program = programs.join("pg_verifybackup");
-    if !directory.join(LIST_OF_FILES).exists() {
+    if !directory.join(replication::LIST_OF_FILES).exists() {
         return Ok(Some("the server was too old to list its files: they are not compared".into()));
     }
     if !program.exists() {

@@ -10,14 +10,16 @@
 mod drill;
 mod log;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use ed25519_dalek::SigningKey;
 
 use self::log::LogRead;
+use super::opening::open_through;
 use super::receive_wal::Shipped;
-use super::recover::{self, Stock, open_through};
+use super::recover::{self, Stock};
 use super::verify::Recording;
 use super::{JobError, Stopwatch, until_stalled};
 use crate::catalog::CatalogError;
@@ -275,7 +277,10 @@ async fn read_all(means: &Means<'_>, stock: &Stock, looked: &mut [Looked<'_>]) -
         }
         for (name, object) in &one.base.objects {
             let key = layout::base_key(cluster, &one.base.id, name);
-            let read = open_through(&means.recovery, &key, object, |_| Ok(())).await;
+            let (store, progress) = (means.recovery.catalog.store(), Arc::clone(means.recovery.progress));
+            let on_bytes = move |bytes| progress.advance(bytes);
+            let opener = means.recovery.opener;
+            let read = open_through(store.as_ref(), opener, &key, object, on_bytes, |_| Ok(())).await;
             one.base_bytes += object.plain_bytes;
             if let Err(error) = read {
                 one.problems.push(as_problem(error)?);

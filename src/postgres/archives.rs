@@ -21,10 +21,10 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::stat::Mode;
 use tokio::net::unix::pipe;
 
+use super::replication::LIST_OF_FILES;
+
 /// The data directory's own archive; the server sends it last.
 const BASE: &str = "base.tar";
-/// The list of files, which is written after the last archive.
-const MANIFEST: &str = "backup_manifest";
 /// How often is looked whether the program still runs.
 const LOOK_PAUSE_MS: u16 = 100;
 const LOOK_PAUSE: Duration = Duration::from_millis(LOOK_PAUSE_MS as u64);
@@ -97,7 +97,7 @@ impl Archives {
 
     /// Where the list of files is after the program has ended well.
     pub fn manifest(&self) -> PathBuf {
-        self.room.join("pipes").join(MANIFEST)
+        self.room.join("pipes").join(LIST_OF_FILES)
     }
 
     /// Puts the pipes in their place once the program has looked at the empty directory.
@@ -155,7 +155,7 @@ impl Archives {
             for entry in std::fs::read_dir(self.room.join(name))? {
                 let entry = entry?;
                 let file = entry.file_name().to_string_lossy().into_owned();
-                if entry.file_type()?.is_file() && file != MANIFEST {
+                if entry.file_type()?.is_file() && file != LIST_OF_FILES {
                     found.push(file);
                 }
             }
@@ -221,7 +221,7 @@ mod tests {
             let mut file = File::create(directory.join(name))?;
             file.write_all(text.as_bytes())?;
         }
-        std::fs::write(directory.join("backup_manifest"), "list")
+        std::fs::write(directory.join(LIST_OF_FILES), "list")
     }
 
     async fn received(

@@ -20,6 +20,9 @@ use crate::rules::tablespaces::{MAP_FILE, read_map};
 use crate::rules::wal::Lsn;
 use crate::settings::Connection;
 
+/// What `pg_basebackup` calls its list of files.
+pub const LIST_OF_FILES: &str = "backup_manifest";
+
 /// What is said of a cluster before its files are copied or its log is read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClusterFacts {

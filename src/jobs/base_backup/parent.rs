@@ -6,16 +6,12 @@ use std::path::PathBuf;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::Means;
-use crate::jobs::{JobError, WorkDirectory, blocking};
-use crate::postgres::replication::ClusterFacts;
+use crate::jobs::opening::open_into;
+use crate::jobs::{JobError, WorkDirectory};
+use crate::postgres::replication::{ClusterFacts, LIST_OF_FILES};
 use crate::rules::chain::{self, FIRST_MAJOR, Now};
 use crate::rules::layout::{self, SnapshotId};
 use crate::rules::physical::BaseManifest;
-use crate::store::read_small;
-
-/// A list of files has some 200 bytes for each.
-const LIST_MAX_BYTES: usize = 1 << 30;
-const LIST: &str = "backup_manifest";
 
 /// What is built on.
 pub(super) struct Parent {
@@ -67,7 +63,7 @@ impl Parent {
 
     /// The list of files, for as long as this lives.
     pub(super) fn list_of_files(&self) -> Option<PathBuf> {
-        self.found.as_ref().map(|(_, room)| room.path().join(LIST))
+        self.found.as_ref().map(|(_, room)| room.path().join(LIST_OF_FILES))
     }
 
     /// The base backup that is built on.
@@ -92,14 +88,11 @@ impl Parent {
 async fn fetch(means: &Means<'_>, parent: &BaseManifest) -> Result<WorkDirectory, JobError> {
     let key = layout::base_key(means.catalog.cluster(), &parent.id, layout::BACKUP_MANIFEST);
     let no_identity = || JobError::NoIdentity { action: "open the list of files of a base backup" };
-    let opener = means.opener.ok_or_else(no_identity)?.clone();
-    let record = parent.objects.get(layout::BACKUP_MANIFEST).cloned();
-    let Some(record) = record else { return Err(no_identity()) };
-    let sealed = read_small(means.catalog.store().as_ref(), &key, LIST_MAX_BYTES).await?;
-    let opened = blocking(move || Ok::<_, JobError>(opener.open_checked(&sealed, &record))).await?;
-    let plain = opened.map_err(|source| JobError::Object { key: key.to_string(), source })?;
+    let opener = means.opener.ok_or_else(no_identity)?;
+    let record = parent.objects.get(layout::BACKUP_MANIFEST).ok_or_else(no_identity)?;
+    let plain = open_into(means.catalog.store().as_ref(), opener, &key, record, Vec::new()).await?;
     let room = WorkDirectory::create(means.scratch_directory)?;
-    let path = room.path().join(LIST);
+    let path = room.path().join(LIST_OF_FILES);
     let written = std::fs::write(&path, plain);
     written.map_err(|source| JobError::Disk { action: "write", path, source })?;
     Ok(room)
