@@ -68,8 +68,8 @@ pub async fn report(host: &Host, database: Option<&str>) -> Result<Report, Failu
     // Base backups are of all databases: who asks for one is not told of them.
     let (windows, points) = match database {
         None => {
-            let Reached { stock, windows } = Reached::read_of(host).await?;
-            (windows, stock.points)
+            let points = host.catalog.restore_points().await;
+            (Reached::read_of(host).await?.windows, points.map_err(Failure::of("read the restore points"))?)
         }
         Some(_) => Default::default(),
     };

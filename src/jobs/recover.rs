@@ -62,8 +62,6 @@ pub struct Stock {
     pub bases: Vec<BaseManifest>,
     /// Those that are not, and why.
     pub rejected: Vec<(SnapshotId, String)>,
-    /// Restore points of the gate.
-    pub points: Vec<RestorePoint>,
     /// The log.
     pub log: Log,
     /// What whoever receives the log noted, if that was on this host.
@@ -84,7 +82,6 @@ impl Stock {
             rejected: rejected.collect(),
             log: Log::new(segment_bytes, &pieces, segment::histories(catalog, opener, &pieces).await?),
             bases: found.bases,
-            points: catalog.restore_points().await?,
             shipped: None,
         })
     }
@@ -130,8 +127,8 @@ impl Stock {
 
     /// What the log calls `wanted`, and where it has that, as far as is known; `database` is the one that
     /// was migrated, if one is meant.
-    fn named(
-        &self,
+    async fn named(
+        catalog: &Catalog,
         wanted: &Wanted,
         database: Option<&str>,
     ) -> Result<(Target, Option<(u32, Lsn)>), JobError> {
@@ -139,15 +136,17 @@ impl Stock {
             |point: &RestorePoint| (Target::Name(point.name.clone()), Some((point.timeline, point.lsn)));
         match wanted {
             Wanted::Target(target @ Target::Name(name)) => {
-                let known = self.points.iter().find(|point| point.name == *name);
+                let points = catalog.restore_points().await?;
+                let known = points.iter().find(|point| point.name == *name);
                 Ok(known.map_or_else(|| (target.clone(), None), of_point))
             }
             Wanted::Target(target) => Ok((target.clone(), None)),
             Wanted::BeforeMigration(revision) => {
-                let point = restore_point::before_migration(&self.points, revision, database);
+                let points = catalog.restore_points().await?;
+                let point = restore_point::before_migration(&points, revision, database);
                 point.map(of_point).ok_or_else(|| JobError::Refused {
                     action: format!("recover {wanted}"),
-                    reasons: vec![match self.points.last() {
+                    reasons: vec![match points.last() {
                         Some(last) => format!(
                             "no restore point is known before a migration to it; the newest one is {}, of {}",
                             last.name,
@@ -171,7 +170,7 @@ impl Stock {
         database: Option<&str>,
         timeline: Option<u32>,
     ) -> Result<(Plan, BaseManifest), JobError> {
-        let (target, point) = self.named(wanted, database)?;
+        let (target, point) = Self::named(catalog, wanted, database).await?;
         // Another timeline has something else at its place.
         let timeline = timeline.or(point.map(|(timeline, _)| timeline));
         let (on, windows) = self.windows(timeline);

@@ -71,8 +71,16 @@ pub(super) struct Measured {
 /// # Errors
 /// [`Failure`] when the repository cannot be read.
 pub async fn recovery(host: &Host, now: DateTime<Utc>) -> Result<Option<RecoveryStatus>, Failure> {
+    let is_wanted = host.settings.cluster.point_in_time;
+    if !is_wanted {
+        // The log has many more objects.
+        let found = host.catalog.bases().await.map_err(Failure::of("read the base backups"))?;
+        if found.bases.is_empty() && found.rejected.is_empty() {
+            return Ok(None);
+        }
+    }
     let Reached { stock, windows } = Reached::read_of(host).await?;
-    if stock.bases.is_empty() && !host.settings.cluster.point_in_time {
+    if stock.bases.is_empty() && !is_wanted {
         return Ok(None);
     }
     let records = host.catalog.base_verifications().await;
