@@ -130,6 +130,11 @@ pub enum JobError {
     Panicked(#[source] tokio::task::JoinError),
 }
 
+/// An error of our own disk, for `map_err`.
+fn disk(action: &'static str, path: &Path, source: std::io::Error) -> JobError {
+    JobError::Disk { action, path: path.to_owned(), source }
+}
+
 /// Runs `work` on the pool for work that blocks or computes for long.
 async fn blocking<T, E>(work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, JobError>
 where
@@ -170,8 +175,7 @@ impl WorkDirectory {
     /// Makes one under `parent`, which is made if it is missing.
     fn create(parent: &Path) -> Result<Self, JobError> {
         use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
-        let failed =
-            |source| JobError::Disk { action: "make a directory in", path: parent.to_owned(), source };
+        let failed = |source| disk("make a directory in", parent, source);
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(failed)?;
         let private = std::fs::Permissions::from_mode(0o700);
         let made = tempfile::Builder::new()

@@ -11,8 +11,8 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use super::JobError;
 use super::recover::segment::{Source, histories};
+use super::{JobError, disk};
 use crate::rules::layout;
 use crate::rules::physical::file_name::WalFile;
 use crate::rules::physical::{PieceName, Segment, Switch};
@@ -227,8 +227,4 @@ impl Ahead {
 
 fn refused(name: &str, reason: &str) -> JobError {
     JobError::Refused { action: format!("fetch {name} of the write-ahead log"), reasons: vec![reason.into()] }
-}
-
-fn disk(action: &'static str, path: &Path, source: io::Error) -> JobError {
-    JobError::Disk { action, path: path.to_owned(), source }
 }

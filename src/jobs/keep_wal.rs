@@ -12,7 +12,7 @@ use chrono::{DateTime, Utc};
 use ed25519_dalek::SigningKey;
 
 use super::sealing::seal_into_store;
-use super::{JobError, blocking};
+use super::{JobError, blocking, disk};
 use crate::catalog::Catalog;
 use crate::ledger::lock::{LockError, LockName, StateLock};
 use crate::rules::digest::Digest256;
@@ -63,7 +63,7 @@ impl Plain {
 
     fn unreadable(&self) -> impl Fn(io::Error) -> JobError + Send + 'static + use<> {
         let path = self.path.clone();
-        move |source| JobError::Disk { action: "read", path: path.clone(), source }
+        move |source| disk("read", &path, source)
     }
 }
 

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use futures::TryStreamExt as _;
 
 use self::post_data::PostData;
-use super::{JobError, Progress, blocking};
+use super::{JobError, Progress, blocking, disk};
 use crate::catalog::{Catalog, Entry};
 use crate::postgres::tools::{RunningTool, Streams, Tools, pump};
 use crate::postgres::{PostgresError, tools};
@@ -81,12 +81,12 @@ impl Source<'_> {
     ) -> Result<PathBuf, JobError> {
         let key = self.entry.home.key(name);
         let path = directory.join(name);
-        let mut file = private_file(&path).map_err(|source| spool_error(&path, source))?;
+        let mut file = private_file(&path).map_err(|source| disk("write", &path, source))?;
         let mut check = StoredCheck::default();
         let mut pieces = self.catalog.store().get(&key).await?;
         while let Some(piece) = pieces.try_next().await? {
             check.update(&piece);
-            file.write_all(&piece).map_err(|source| spool_error(&path, source))?;
+            file.write_all(&piece).map_err(|source| disk("write", &path, source))?;
             progress.beat();
         }
         check.finish(record.stored_bytes, record.stored_sha256).map_err(|source| damaged(&key, source))?;
@@ -136,10 +136,6 @@ impl Source<'_> {
 
 fn damaged(key: &ObjectKey, source: io::Error) -> JobError {
     JobError::Object { key: key.to_string(), source: SealError::Damaged(source) }
-}
-
-fn spool_error(path: &Path, source: io::Error) -> JobError {
-    JobError::Disk { action: "write", path: path.to_owned(), source }
 }
 
 fn private_file(path: &Path) -> io::Result<std::fs::File> {
@@ -252,7 +248,7 @@ pub async fn load(
 
     target.progress.enter("building indexes and constraints");
     loaded.accepted.extend(post_data.build_rest(target).await?);
-    std::fs::remove_file(&data).map_err(|source| JobError::Disk { action: "remove", path: data, source })?;
+    std::fs::remove_file(&data).map_err(|source| disk("remove", &data, source))?;
     loaded.schema_archive = schema;
     Ok(loaded)
 }
@@ -266,17 +262,13 @@ pub(super) async fn open_schema(
     let record = source.entry.manifest.objects.schema.clone();
     let sealed = source.spool_sealed(layout::SCHEMA, &record, directory, progress).await?;
     let path = directory.join("schema.dump");
-    let file = private_file(&path).map_err(|source| spool_error(&path, source))?;
+    let file = private_file(&path).map_err(|source| disk("write", &path, source))?;
     let opened = source.pump_opened(&sealed, &record, file, progress).await?;
     opened.map_err(|error| JobError::Object {
         key: source.entry.home.key(layout::SCHEMA).to_string(),
         source: error,
     })?;
-    std::fs::remove_file(&sealed).map_err(|source| JobError::Disk {
-        action: "remove",
-        path: sealed,
-        source,
-    })?;
+    std::fs::remove_file(&sealed).map_err(|source| disk("remove", &sealed, source))?;
     Ok(path)
 }
 

@@ -15,8 +15,8 @@ use chrono::{DateTime, Utc};
 use ed25519_dalek::SigningKey;
 use serde::{Deserialize, Serialize};
 
-use super::JobError;
 use super::keep_wal::{Keeper, Plain, Until};
+use super::{JobError, disk};
 use crate::catalog::Catalog;
 use crate::postgres::wal::system_identifier_in;
 use crate::rules::physical::file_name::WalFile;
@@ -168,8 +168,4 @@ impl Known {
 
 fn note_in(state: &Path) -> PathBuf {
     state.join("wal-cluster.json")
-}
-
-fn disk(action: &'static str, path: &Path, source: io::Error) -> JobError {
-    JobError::Disk { action, path: path.to_owned(), source }
 }

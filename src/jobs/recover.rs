@@ -23,7 +23,7 @@ pub use self::moment::{Moment, databases_at};
 pub use self::places::places;
 pub(super) use self::segment::Source;
 pub use self::stock::{Stock, base_of};
-use super::{JobError, Progress, Stopwatch, WorkDirectory};
+use super::{JobError, Progress, Stopwatch, WorkDirectory, disk};
 use crate::catalog::Catalog;
 use crate::postgres::recovering::{self, RecoveredServer, Replay};
 use crate::postgres::replication;
@@ -286,8 +286,4 @@ async fn verify_files(programs: &Path, directory: &Path) -> Result<Option<String
     command.args(["--no-parse-wal", "--quiet"]).arg(directory).env("LC_ALL", "C");
     tools::run(command).await?;
     Ok(None)
-}
-
-fn disk(action: &'static str, path: &Path, source: std::io::Error) -> JobError {
-    JobError::Disk { action, path: path.to_owned(), source }
 }

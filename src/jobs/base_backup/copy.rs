@@ -7,7 +7,7 @@ use std::sync::Mutex;
 
 use super::Means;
 use crate::jobs::sealing::Sealing;
-use crate::jobs::{JobError, Progress, WorkDirectory};
+use crate::jobs::{JobError, Progress, WorkDirectory, disk};
 use crate::postgres::PostgresError;
 use crate::postgres::archives::{ArchiveName, Archives, NextArchive};
 use crate::postgres::replication::{self, Copying};
@@ -55,8 +55,7 @@ impl Copy<'_> {
     /// come through pipes in a directory of `scratch`.
     pub(super) async fn to_objects(&self, means: &Means<'_>, scratch: &Path) -> Result<Copied, JobError> {
         let room = WorkDirectory::create(scratch)?;
-        let disk =
-            |source| JobError::Disk { action: "take archives from", path: room.path().to_owned(), source };
+        let disk = |source| disk("take archives from", room.path(), source);
         let oids = self.tablespaces.iter().map(|tablespace| tablespace.oid);
         let mut archives = Archives::make(room.path(), oids).map_err(disk)?;
         let tool = Mutex::new(self.start(Some(&archives.directory()))?);
@@ -142,7 +141,7 @@ impl Copy<'_> {
 
     /// Stores the list of files; servers before 13 make none.
     async fn list_of_files(&self, means: &Means<'_>, path: &Path) -> Result<Option<ObjectRecord>, JobError> {
-        let disk = |source| JobError::Disk { action: "read", path: path.to_owned(), source };
+        let disk = |source| disk("read", path, source);
         let file = match std::fs::File::open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             other => other.map_err(disk)?,

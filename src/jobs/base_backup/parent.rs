@@ -7,7 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::Means;
 use crate::jobs::opening::open_into;
-use crate::jobs::{JobError, WorkDirectory};
+use crate::jobs::{JobError, WorkDirectory, disk};
 use crate::postgres::replication::{ClusterFacts, LIST_OF_FILES};
 use crate::rules::chain::{self, FIRST_MAJOR, Now};
 use crate::rules::layout::{self, SnapshotId};
@@ -93,7 +93,6 @@ async fn fetch(means: &Means<'_>, parent: &BaseManifest) -> Result<WorkDirectory
     let plain = open_into(means.catalog.store().as_ref(), opener, &key, record, Vec::new()).await?;
     let room = WorkDirectory::create(means.scratch_directory)?;
     let path = room.path().join(LIST_OF_FILES);
-    let written = std::fs::write(&path, plain);
-    written.map_err(|source| JobError::Disk { action: "write", path, source })?;
+    std::fs::write(&path, plain).map_err(|source| disk("write", &path, source))?;
     Ok(room)
 }

@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 
 use super::{Means, Shipped};
 use crate::jobs::keep_wal::{Keeper, Plain, Until};
-use crate::jobs::{JobError, blocking};
+use crate::jobs::{JobError, blocking, disk};
 use crate::postgres::replication::{ClusterFacts, Mark};
 use crate::rules::physical::{PieceName, Segment};
 use crate::rules::wal::Lsn;
@@ -375,8 +375,4 @@ fn remove(path: &Path) -> Result<(), JobError> {
         Err(source) if source.kind() != io::ErrorKind::NotFound => Err(disk("remove", path, source)),
         _ => Ok(()),
     }
-}
-
-fn disk(action: &'static str, path: &Path, source: io::Error) -> JobError {
-    JobError::Disk { action, path: path.to_owned(), source }
 }
