@@ -91,7 +91,6 @@ pub async fn run(global: &Global, _args: CheckArgs) -> Result<Report, Failure> {
     database::check_all(&settings, ledger.as_ref(), &mut findings).await;
     if settings.cluster.point_in_time {
         points::check(&settings, &mut findings).await;
-        physical::check_role(&settings, &mut findings).await;
     }
     Ok(report(&findings.0))
 }

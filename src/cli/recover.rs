@@ -117,8 +117,8 @@ pub async fn run(global: &Global, args: RecoverArgs, inputs: Inputs) -> Result<R
     };
     // Retention must not take what is about to be read.
     let _repository = StateLock::shared(state, &LockName::repository()).map_err(Failure::of(TITLE))?;
-    let mut stock = Stock::read(catalog, Some(&ground.opener)).await.map_err(Failure::of(TITLE))?;
-    stock.shipped = wal::shipped(state);
+    let stock =
+        Stock::read(catalog, Some(&ground.opener), wal::shipped(state)).await.map_err(Failure::of(TITLE))?;
     let planned = stock.plan(catalog, &args.at, None, args.timeline).await;
     let (plan, base) = planned.map_err(Failure::of(TITLE))?;
     if args.plan {

@@ -217,8 +217,9 @@ impl Ground {
     async fn plan_at(&self, args: &RestoreArgs, title: &str, wanted: &Wanted) -> Result<Report, Failure> {
         let state = &self.state_directory;
         let _repository = StateLock::shared(state, &LockName::repository()).map_err(Failure::of(title))?;
-        let mut stock = Stock::read(&self.catalog, Some(&self.opener)).await.map_err(Failure::of(title))?;
-        stock.shipped = wal::shipped(state);
+        let stock = Stock::read(&self.catalog, Some(&self.opener), wal::shipped(state))
+            .await
+            .map_err(Failure::of(title))?;
         let (plan, base) = stock
             .plan(&self.catalog, wanted, Some(&self.database.connection.database), args.timeline)
             .await
@@ -255,8 +256,9 @@ impl Ground {
         };
         // Retention must not take what is about to be read.
         let _repository = StateLock::shared(state, &LockName::repository()).map_err(Failure::of(title))?;
-        let mut stock = Stock::read(&self.catalog, Some(&self.opener)).await.map_err(Failure::of(title))?;
-        stock.shipped = wal::shipped(state);
+        let stock = Stock::read(&self.catalog, Some(&self.opener), wal::shipped(state))
+            .await
+            .map_err(Failure::of(title))?;
         let name = self.database.connection.database.clone();
         let planned = stock.plan(&self.catalog, wanted, Some(&name), timeline).await;
         let (plan, base) = planned.map_err(Failure::of(title))?;

@@ -18,6 +18,8 @@ use crate::jobs::migrate::Stop;
 use crate::jobs::receive_wal::{self, Means, Shipped, noted};
 use crate::ledger::lock::{LockName, StateLock};
 
+pub use crate::jobs::receive_wal::noted::shipped;
+
 /// What is done with the log.
 #[derive(Debug, Subcommand)]
 pub enum WalVerb {
@@ -121,12 +123,7 @@ pub async fn receive(
     receive_wal::receive(&means, &to, stop, clock::now, note).await.map_err(Failure::of(TITLE))
 }
 
-/// Whether a process of this host receives the log now.
+/// Whether a process of this host receives the log now, or a lock cannot tell.
 pub fn is_received(state: &Path) -> bool {
-    StateLock::exclusive(state, &LockName::wal()).is_err()
-}
-
-/// How far the log is stored, as whoever receives it noted last.
-pub fn shipped(state: &Path) -> Option<Shipped> {
-    noted::shipped(state)
+    noted::is_received(state).unwrap_or(true)
 }

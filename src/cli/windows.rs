@@ -88,8 +88,7 @@ impl Reached {
 
     async fn read(catalog: &Catalog, opener: Option<&Opener>, state: &Path) -> Result<Self, Failure> {
         let failed = || Failure::of("read the base backups");
-        let mut stock = Stock::read(catalog, opener).await.map_err(failed())?;
-        stock.shipped = wal::shipped(state);
+        let stock = Stock::read(catalog, opener, wal::shipped(state)).await.map_err(failed())?;
         let mut windows = Vec::new();
         for window in &stock.windows_of_all() {
             let until = stock.complete_until(catalog, window).await.map_err(failed())?;

@@ -157,9 +157,7 @@ pub async fn verify(
 }
 
 async fn stock_of(means: &Means<'_>, shipped: Option<Shipped>) -> Result<Stock, JobError> {
-    let mut stock = Stock::read(means.recovery.catalog, Some(means.recovery.opener)).await?;
-    stock.shipped = shipped;
-    Ok(stock)
+    Stock::read(means.recovery.catalog, Some(means.recovery.opener), shipped).await
 }
 
 fn record_of(looked: Looked<'_>, repository: &str, at: DateTime<Utc>, elapsed_ms: u64) -> BaseVerification {

@@ -13,8 +13,7 @@ use super::wal::Lsn;
 
 /// Bytes of a page, as PostgreSQL is built unless told otherwise.
 pub const PAGE_BYTES: usize = 8 << 10;
-/// Bytes of the header of a segment's first page.
-/// Of every page but the first of a segment.
+/// Bytes of the header of every page but the first of a segment, and of that one.
 const SHORT_HEADER_BYTES: usize = 24;
 const LONG_HEADER_BYTES: usize = 40;
 /// In the flags of a page: it has the long header.

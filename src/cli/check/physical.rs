@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use sqlx::postgres::PgConnection;
+
 use super::Findings;
 use crate::catalog::{Catalog, CatalogError};
 use crate::cli::advice::HEARTBEAT;
@@ -9,13 +11,13 @@ use crate::cli::clock;
 use crate::cli::report::{Failure, age_text};
 use crate::postgres::PostgresError;
 use crate::postgres::heartbeat;
-use crate::postgres::session::{self, MAINTENANCE_DATABASE, column, rows};
+use crate::postgres::session::{column, rows};
 use crate::rules::drill::{self, BaseVerification};
 use crate::rules::layout::SnapshotId;
 use crate::rules::physical::BaseManifest;
 use crate::settings::Settings;
 
-const SUBJECT: &str = "points in time";
+pub(super) const SUBJECT: &str = "points in time";
 
 /// What is known to be proven of the base backups.
 pub(super) async fn check_verified(settings: &Settings, catalog: &Catalog, findings: &mut Findings) {
@@ -66,15 +68,8 @@ async fn proven(catalog: &Catalog) -> Result<(Vec<BaseManifest>, Records), Catal
 }
 
 /// What the role may.
-pub(super) async fn check_role(settings: &Settings, findings: &mut Findings) {
-    if !settings.cluster.point_in_time {
-        return;
-    }
-    let first = settings.databases.values().next().map(|database| &database.connection);
-    let to = first.unwrap_or(&settings.cluster.connection).with_database(MAINTENANCE_DATABASE);
-    let connected = session::connect(&to).await.map_err(Failure::of("connect"));
-    let Some(mut session) = findings.take(SUBJECT, connected) else { return };
-    let may = may_see_receivers(&mut session).await.map_err(Failure::of("read the role's rights"));
+pub(super) async fn check_role(settings: &Settings, session: &mut PgConnection, findings: &mut Findings) {
+    let may = may_see_receivers(session).await.map_err(Failure::of("read the role's rights"));
     if findings.take(SUBJECT, may) == Some(false) {
         findings.warning(
             SUBJECT,
@@ -85,7 +80,7 @@ pub(super) async fn check_role(settings: &Settings, findings: &mut Findings) {
     if !settings.wal.heartbeat {
         return;
     }
-    match heartbeat::try_beat(&mut session).await {
+    match heartbeat::try_beat(session).await {
         Ok(()) => findings.ok(SUBJECT, "a heartbeat can be written"),
         Err(error) => {
             let text = Failure::of("write a heartbeat")(error).chain();
@@ -94,7 +89,7 @@ pub(super) async fn check_role(settings: &Settings, findings: &mut Findings) {
     }
 }
 
-async fn may_see_receivers(session: &mut sqlx::postgres::PgConnection) -> Result<bool, PostgresError> {
+async fn may_see_receivers(session: &mut PgConnection) -> Result<bool, PostgresError> {
     let sql = "SELECT pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE') AS may";
     let found = rows(session, "read the role's rights", sql).await?;
     Ok(found.first().map(|row| column(row, "may")).transpose()?.unwrap_or_default())

@@ -3,7 +3,8 @@
 use sqlx::postgres::PgConnection;
 
 use super::Findings;
-use crate::cli::host::clusters_of;
+use super::physical::{self, SUBJECT};
+use crate::cli::host::{clusters_of, free_bytes};
 use crate::cli::report::{Failure, bytes_text};
 use crate::postgres::session::{self, column, rows};
 use crate::postgres::tools::{self, Tools};
@@ -13,8 +14,6 @@ use crate::settings::{self, Connection, Settings};
 
 /// `max_slot_wal_keep_size` exists from here on.
 const SLOT_LIMIT_SINCE: u32 = 130_000;
-
-const SUBJECT: &str = "points in time";
 
 pub(super) async fn check(settings: &Settings, findings: &mut Findings) {
     let clusters = clusters_of(settings);
@@ -26,6 +25,7 @@ pub(super) async fn check(settings: &Settings, findings: &mut Findings) {
     let to = to.with_database(session::MAINTENANCE_DATABASE);
     let connected = session::connect(&to).await.map_err(Failure::of("connect"));
     let Some(mut session) = findings.take(SUBJECT, connected) else { return };
+    physical::check_role(settings, &mut session, findings).await;
     let facts = replication::facts(&mut session).await.map_err(Failure::of("look at the cluster"));
     let Some(facts) = findings.take(SUBJECT, facts) else { return };
     check_replication(&to, facts.version_num / 10_000, settings, findings).await;
@@ -135,8 +135,7 @@ impl Server {
 
 /// `restore --at` recovers the whole cluster in the state directory.
 fn check_room(disk_bytes: u64, settings: &Settings, findings: &mut Findings) {
-    let Ok(space) = nix::sys::statvfs::statvfs(&settings.state.directory) else { return };
-    let free_bytes = space.fragment_size().saturating_mul(space.blocks_available());
+    let Some(free_bytes) = free_bytes(&settings.state.directory) else { return };
     if free_bytes < disk_bytes {
         let text = format!(
             "the cluster has {}, and {} are free in the state directory, where restore --at recovers it",

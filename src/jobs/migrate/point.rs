@@ -15,7 +15,6 @@ use super::run::Run;
 use super::walk::Walk;
 use crate::jobs::receive_wal::{Shipped, noted};
 use crate::jobs::recover::{self, Stock};
-use crate::ledger::lock::{LockError, LockName, StateLock};
 use crate::postgres::{PostgresError, wal};
 use crate::rules::causes::in_a_sentence;
 use crate::rules::layout::SnapshotId;
@@ -120,7 +119,7 @@ impl Walk<'_> {
             scratch_directory: means.scratch_directory,
             progress: means.progress,
         };
-        let stock = Stock::read(means.catalog, Some(opener)).await?;
+        let stock = Stock::read(means.catalog, Some(opener), None).await?;
         let wanted = Wanted::Target(Target::Name(point.name.clone()));
         let (plan, base) = stock.plan(means.catalog, &wanted, None, Some(point.timeline)).await?;
         let databases: Vec<_> = self.failed().map(|member| member.settings).collect();
@@ -195,7 +194,7 @@ impl Run<'_> {
         let Some(opener) = self.means.opener else {
             return Ok(Some("there is no identity on this host to open the base backup with".into()));
         };
-        let stock = Stock::read(catalog, Some(opener)).await?;
+        let stock = Stock::read(catalog, Some(opener), None).await?;
         let wanted = Wanted::Target(Target::Lsn(point.lsn));
         let (_, base) = stock.plan(catalog, &wanted, None, Some(point.timeline)).await?;
         Ok(recover::why_not_unpacked(self.means.scratch_directory, &stock.bases, &base))
@@ -214,11 +213,8 @@ impl Run<'_> {
             if let Some(shipped) = shipped {
                 return Ok(shipped);
             }
-            // Whoever receives it holds this lock.
-            match StateLock::exclusive(log.state, &LockName::wal()) {
-                Ok(_) => return Err("nobody receives the log: is the daemon running?".into()),
-                Err(LockError::Busy { .. }) => {}
-                Err(error) => return Err(in_a_sentence(&error)),
+            if !noted::is_received(log.state).map_err(|error| in_a_sentence(&error))? {
+                return Err("nobody receives the log: is the daemon running?".into());
             }
             if began.elapsed() > SHIP_TIMEOUT {
                 return Err(format!(

@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::Shipped;
+use crate::ledger::lock::{LockError, LockName, StateLock};
 use crate::rules::wal::Lsn;
 
 fn shipped_file(state: &Path) -> PathBuf {
@@ -33,6 +34,18 @@ pub fn note(state: &Path, shipped: Option<Shipped>) -> io::Result<()> {
 /// How far the log is stored, as was noted last.
 pub fn shipped(state: &Path) -> Option<Shipped> {
     serde_json::from_slice::<Option<Shipped>>(&std::fs::read(shipped_file(state)).ok()?).ok()?
+}
+
+/// Whether a process of this host receives the log now: it holds the lock.
+///
+/// # Errors
+/// What the lock's file says, but that it is held.
+pub fn is_received(state: &Path) -> Result<bool, LockError> {
+    match StateLock::exclusive(state, &LockName::wal()) {
+        Ok(_) => Ok(false),
+        Err(LockError::Busy { .. }) => Ok(true),
+        Err(error) => Err(error),
+    }
 }
 
 /// Asks that the log be stored up to `lsn` without waiting for the time to do so.

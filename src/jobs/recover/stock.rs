@@ -30,11 +30,16 @@ pub struct Stock {
 }
 
 impl Stock {
-    /// Lists base backups and log, and reads the histories of the timelines.
+    /// Lists base backups and log, and reads the histories of the timelines; `shipped` is what whoever receives
+    /// the log noted on this host.
     ///
     /// # Errors
     /// What the store says; a history that cannot be opened.
-    pub async fn read(catalog: &Catalog, opener: Option<&Opener>) -> Result<Self, JobError> {
+    pub async fn read(
+        catalog: &Catalog,
+        opener: Option<&Opener>,
+        shipped: Option<Shipped>,
+    ) -> Result<Self, JobError> {
         let found = catalog.bases().await?;
         let pieces = catalog.pieces().await?;
         let segment_bytes = found.bases.last().map_or(16 << 20, |base| base.segment_bytes);
@@ -43,7 +48,7 @@ impl Stock {
             rejected: rejected.collect(),
             log: Log::new(segment_bytes, &pieces, segment::histories(catalog, opener, &pieces).await?),
             bases: found.bases,
-            shipped: None,
+            shipped,
         })
     }
 
