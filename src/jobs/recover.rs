@@ -237,7 +237,8 @@ impl Site<'_> {
         let placed = self.placed.iter().map(|place| place.directory.as_path());
         let directories = placed.chain([self.directory]).filter(|directory| directory.exists());
         // One that cannot be emptied does not keep the others.
-        directories.fold(Ok(()), |emptied, directory| emptied.and(unpack::empty(directory)))
+        let emptied: Vec<_> = directories.map(unpack::empty).collect();
+        emptied.into_iter().collect()
     }
 }
 

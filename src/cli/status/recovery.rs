@@ -72,12 +72,9 @@ pub(super) struct Measured {
 /// [`Failure`] when the repository cannot be read.
 pub async fn recovery(host: &Host, now: DateTime<Utc>) -> Result<Option<RecoveryStatus>, Failure> {
     let is_wanted = host.settings.cluster.point_in_time;
-    if !is_wanted {
-        // The log has many more objects.
-        let found = host.catalog.bases().await.map_err(Failure::of("read the base backups"))?;
-        if found.bases.is_empty() && found.rejected.is_empty() {
-            return Ok(None);
-        }
+    // The log has many more objects than the base backups.
+    if !is_wanted && has_no_bases(host).await? {
+        return Ok(None);
     }
     let Reached { stock, windows } = Reached::read_of(host).await?;
     if stock.bases.is_empty() && !is_wanted {
@@ -131,6 +128,11 @@ pub async fn recovery(host: &Host, now: DateTime<Utc>) -> Result<Option<Recovery
         estimate_ms,
         windows,
     }))
+}
+
+async fn has_no_bases(host: &Host) -> Result<bool, Failure> {
+    let found = host.catalog.bases().await.map_err(Failure::of("read the base backups"))?;
+    Ok(found.bases.is_empty() && found.rejected.is_empty())
 }
 
 impl RecoveryStatus {
