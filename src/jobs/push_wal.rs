@@ -21,7 +21,8 @@ use crate::catalog::Catalog;
 use crate::postgres::wal::system_identifier_in;
 use crate::rules::physical::file_name::WalFile;
 use crate::rules::physical::{PieceName, Segment};
-use crate::rules::wal::segment::{HEADER_BYTES, Header};
+use crate::rules::wal::page::LONG_HEADER_BYTES;
+use crate::rules::wal::segment::Header;
 use crate::seal::Sealer;
 
 /// What a file is stored with.
@@ -107,7 +108,7 @@ fn identity_of_segment(
     refused: impl Fn(String) -> JobError,
 ) -> Result<String, JobError> {
     let mut head = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(HEADER_BYTES as u64).read_to_end(&mut head));
+    let read = File::open(path).and_then(|file| file.take(LONG_HEADER_BYTES as u64).read_to_end(&mut head));
     read.map_err(|source| disk("read", path, source))?;
     let header = Header::of(&head).ok_or_else(|| refused("it does not begin as a segment does".into()))?;
     let segment_bytes = u64::from(header.segment_bytes);

@@ -10,14 +10,10 @@
 
 use super::physical::Segment;
 use super::wal::Lsn;
+use super::wal::page::{HEADER_BYTES, IS_LONG, PageHeader};
 
 /// Bytes of a page, as PostgreSQL is built unless told otherwise.
 pub const PAGE_BYTES: usize = 8 << 10;
-/// Bytes of the header of every page but the first of a segment, and of that one.
-const SHORT_HEADER_BYTES: usize = 24;
-const LONG_HEADER_BYTES: usize = 40;
-/// In the flags of a page: it has the long header.
-const HAS_LONG_HEADER: u16 = 2;
 
 /// Which bytes are expected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,73 +87,43 @@ pub fn check(bytes: &[u8], place: &Place) -> Result<u16, Fault> {
         if let Some(at) = empty {
             return Err(Fault { at, what: What::Empty });
         }
-        if page.len() < SHORT_HEADER_BYTES && mark.is_some() {
+        if page.len() < HEADER_BYTES && mark.is_some() {
             continue;
         }
-        let header = Header::of(page);
-        header.check(at, place, *mark.get_or_insert(header.mark)).map_err(|what| Fault { at, what })?;
+        let header = PageHeader::of(page);
+        check_header(&header, at, place, *mark.get_or_insert(header.mark))
+            .map_err(|what| Fault { at, what })?;
     }
     mark.ok_or(Fault { at: start, what: What::Mark(0) })
 }
 
-struct Header {
-    mark: u16,
-    flags: u16,
-    timeline: u32,
-    address: u64,
-    system_identifier: u64,
-    segment_bytes: u32,
-    page_bytes: u32,
-}
-
-impl Header {
-    fn of(page: &[u8]) -> Self {
-        let mut bytes = [0; LONG_HEADER_BYTES];
-        for (to, from) in bytes.iter_mut().zip(page) {
-            *to = *from;
-        }
-        let [m0, m1, f0, f1, t0, t1, t2, t3, a0, a1, a2, a3, a4, a5, a6, a7, rest @ ..] = bytes;
-        // The length of what is left of a record, and four bytes that mean nothing.
-        let [_, _, _, _, _, _, _, _, s0, s1, s2, s3, s4, s5, s6, s7, b0, b1, b2, b3, p0, p1, p2, p3] = rest;
-        Self {
-            mark: u16::from_ne_bytes([m0, m1]),
-            flags: u16::from_ne_bytes([f0, f1]),
-            timeline: u32::from_ne_bytes([t0, t1, t2, t3]),
-            address: u64::from_ne_bytes([a0, a1, a2, a3, a4, a5, a6, a7]),
-            system_identifier: u64::from_ne_bytes([s0, s1, s2, s3, s4, s5, s6, s7]),
-            segment_bytes: u32::from_ne_bytes([b0, b1, b2, b3]),
-            page_bytes: u32::from_ne_bytes([p0, p1, p2, p3]),
-        }
+fn check_header(header: &PageHeader, at: Lsn, place: &Place, mark: u16) -> Result<(), What> {
+    let is_first = at == place.segment.start();
+    if header.mark == 0 || header.mark != mark {
+        return Err(What::Mark(header.mark));
     }
-
-    fn check(&self, at: Lsn, place: &Place, mark: u16) -> Result<(), What> {
-        let is_first = at == place.segment.start();
-        if self.mark == 0 || self.mark != mark {
-            return Err(What::Mark(self.mark));
-        }
-        if self.address != at.0 {
-            return Err(What::Address(Lsn(self.address)));
-        }
-        if !has_timeline(self.timeline, at, place) {
-            return Err(What::Timeline(self.timeline));
-        }
-        if (self.flags & HAS_LONG_HEADER != 0) != is_first {
-            return Err(What::Header);
-        }
-        if !is_first {
-            return Ok(());
-        }
-        if self.system_identifier != place.system_identifier {
-            return Err(What::System(self.system_identifier));
-        }
-        if u64::from(self.segment_bytes) != place.segment.bytes {
-            return Err(What::SegmentBytes(self.segment_bytes));
-        }
-        if self.page_bytes as usize != PAGE_BYTES {
-            return Err(What::PageBytes(self.page_bytes));
-        }
-        Ok(())
+    if header.address != at.0 {
+        return Err(What::Address(Lsn(header.address)));
     }
+    if !has_timeline(header.timeline, at, place) {
+        return Err(What::Timeline(header.timeline));
+    }
+    if (header.flags & IS_LONG != 0) != is_first {
+        return Err(What::Header);
+    }
+    if !is_first {
+        return Ok(());
+    }
+    if header.system_identifier != place.system_identifier {
+        return Err(What::System(header.system_identifier));
+    }
+    if u64::from(header.segment_bytes) != place.segment.bytes {
+        return Err(What::SegmentBytes(header.segment_bytes));
+    }
+    if header.page_bytes as usize != PAGE_BYTES {
+        return Err(What::PageBytes(header.page_bytes));
+    }
+    Ok(())
 }
 
 /// Whether a page at `at` may be of `timeline`: what a timeline took over keeps the number of the one
@@ -173,6 +139,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::rules::wal::page::LONG_HEADER_BYTES;
 
     const SEGMENT_BYTES: u64 = 1 << 20;
     const SYSTEM: u64 = 7_000_000_000_000_000_001;
@@ -187,7 +154,7 @@ mod tests {
         let is_first = at.is_multiple_of(SEGMENT_BYTES);
         let mut page = Vec::with_capacity(PAGE_BYTES);
         page.extend(MARK.to_ne_bytes());
-        page.extend(if is_first { HAS_LONG_HEADER } else { 0 }.to_ne_bytes());
+        page.extend(if is_first { IS_LONG } else { 0 }.to_ne_bytes());
         page.extend(timeline.to_ne_bytes());
         page.extend(at.to_ne_bytes());
         page.extend([0; 8]);
@@ -258,7 +225,7 @@ mod tests {
         bytes[2..4].fill(0);
         assert_eq!(fault(&bytes, &place(1, 5)), What::Header);
         let mut bytes = segment(1, 5);
-        bytes[PAGE_BYTES + 2..PAGE_BYTES + 4].copy_from_slice(&HAS_LONG_HEADER.to_ne_bytes());
+        bytes[PAGE_BYTES + 2..PAGE_BYTES + 4].copy_from_slice(&IS_LONG.to_ne_bytes());
         assert_eq!(fault(&bytes, &place(1, 5)), What::Header);
     }
 

@@ -23,6 +23,7 @@
 //!   accidents.
 
 pub mod attribution;
+pub mod page;
 pub mod scan;
 pub mod segment;
 pub mod summary;

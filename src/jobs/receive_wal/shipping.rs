@@ -14,7 +14,8 @@ use crate::jobs::{JobError, blocking, disk};
 use crate::postgres::replication::{ClusterFacts, Mark};
 use crate::rules::physical::{PieceName, Segment};
 use crate::rules::wal::Lsn;
-use crate::rules::wal::segment::{HEADER_BYTES, Header};
+use crate::rules::wal::page::LONG_HEADER_BYTES;
+use crate::rules::wal::segment::Header;
 
 const PARTIAL_SUFFIX: &str = ".partial";
 /// A page of the log; what is written of one may still be written over.
@@ -200,7 +201,7 @@ impl<'a> Shipping<'a> {
 
     /// Why a file of the spool is not of the cluster, if that is so.
     fn foreign(&self, segment: &Segment, path: &Path) -> Result<Option<String>, JobError> {
-        let mut head = [0; HEADER_BYTES];
+        let mut head = [0; LONG_HEADER_BYTES];
         let read = File::open(path).and_then(|file| file.read_exact_at(&mut head, 0));
         read.map_err(|source| disk("read", path, source))?;
         let Some(header) = Header::of(&head) else {

@@ -2,8 +2,7 @@
 //! and when the last transaction in them ended.
 //!
 //! Comes in: the bytes, in pieces of any length. Goes out: [`Header`], and [`Ends::latest`]. It reads no
-//! more than that: the forms are those of PostgreSQL 12 to 18 (`xlog_internal.h`, `xlogrecord.h`,
-//! `xact.h`), little-endian.
+//! more than that, in the forms of [`super::page`] and of `access/xact.h`.
 //!
 //! A server that recovers to a time stops before the first transaction that ended later. So every time
 //! before that of the latest end in the log is reached there as it would be with all of the log, however
@@ -12,14 +11,10 @@
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::Lsn;
+use super::page::{
+    self, IS_CONTINUED, IS_LONG, LONG_HEADER_BYTES, PageHeader, RECORD_BYTES, data_at, u16_at, u32_at, u64_at,
+};
 
-/// Bytes of the header of a segment's first page.
-pub const HEADER_BYTES: usize = 40;
-const SHORT_HEADER_BYTES: usize = 24;
-const FIRST_IS_CONTINUED: u16 = 1;
-const IS_LONG: u16 = 2;
-/// Bytes of a record before its first header of a block or of data.
-const RECORD_BYTES: usize = 24;
 /// So much of each record is looked at: an end has its time within.
 const LOOKED_AT_BYTES: usize = 64;
 /// `RM_XACT_ID`, and of its records those that end a transaction.
@@ -46,15 +41,14 @@ pub struct Header {
 impl Header {
     /// Reads it; `None` for what is no beginning of a segment.
     pub fn of(bytes: &[u8]) -> Option<Self> {
-        let header = Self {
-            timeline: u32_at(bytes, 4)?,
-            start: Lsn(u64_at(bytes, 8)?),
-            system_identifier: u64_at(bytes, 24)?,
-            segment_bytes: u32_at(bytes, 32)?,
-            page_bytes: u32_at(bytes, 36)?,
-        };
-        // The upper byte of a page's mark is the same in every version (`XLOG_PAGE_MAGIC`).
-        let is_page = u16_at(bytes, 0)? >> 8 == 0xD1 && u16_at(bytes, 2)? & IS_LONG != 0;
+        if bytes.len() < LONG_HEADER_BYTES {
+            return None;
+        }
+        let PageHeader { mark, flags, timeline, address, system_identifier, segment_bytes, page_bytes } =
+            PageHeader::of(bytes);
+        let header = Self { timeline, start: Lsn(address), system_identifier, segment_bytes, page_bytes };
+        // The upper byte of a page's mark is the same in every version.
+        let is_page = mark >> 8 == 0xD1 && flags & IS_LONG != 0;
         let is_segment = (1 << 20..=1 << 30).contains(&header.segment_bytes)
             && header.segment_bytes.is_power_of_two()
             && header.start.0.is_multiple_of(u64::from(header.segment_bytes));
@@ -93,11 +87,12 @@ impl Ends {
     pub fn update(&mut self, bytes: &[u8]) {
         let mut bytes = bytes;
         while !bytes.is_empty() && !self.is_over {
-            let wanted = if self.page_bytes == 0 { HEADER_BYTES } else { self.page_bytes } - self.page.len();
+            let wanted =
+                if self.page_bytes == 0 { LONG_HEADER_BYTES } else { self.page_bytes } - self.page.len();
             let (now, later) = bytes.split_at(wanted.min(bytes.len()));
             self.page.extend_from_slice(now);
             bytes = later;
-            if self.page_bytes == 0 && self.page.len() == HEADER_BYTES {
+            if self.page_bytes == 0 && self.page.len() == LONG_HEADER_BYTES {
                 match Header::of(&self.page) {
                     Some(header) => {
                         (self.at, self.page_bytes) = (header.start.0, header.page_bytes as usize);
@@ -120,8 +115,8 @@ impl Ends {
         if u64_at(page, 8)? != self.at {
             return None;
         }
-        let mut at = if flags & IS_LONG != 0 { HEADER_BYTES } else { SHORT_HEADER_BYTES };
-        if flags & FIRST_IS_CONTINUED == 0 {
+        let mut at = page::header_bytes(flags);
+        if flags & IS_CONTINUED == 0 {
             // What began before was given up by a server that crashed.
             (self.rest, self.head) = (0, Vec::new());
         } else if self.rest == 0 {
@@ -159,31 +154,9 @@ fn end_in(record: &[u8]) -> Option<DateTime<Utc>> {
     if manager != TRANSACTIONS || !ENDS.contains(&(info & 0x70)) {
         return None;
     }
-    let mut at = RECORD_BYTES;
-    // Before the data, an origin and the transaction above may be named.
-    let data = loop {
-        match record.get(at)? {
-            255 => break at + 2,
-            254 => break at + 5,
-            253 => at += 3,
-            252 => at += 5,
-            _ => return None,
-        }
-    };
-    let micros = i64::from_le_bytes(record.get(data..data + 8)?.try_into().ok()?);
+    let data = data_at(record)?;
+    let micros = i64::from_ne_bytes(record.get(data..data + 8)?.try_into().ok()?);
     DateTime::from_timestamp(EPOCH_SECONDS, 0)?.checked_add_signed(TimeDelta::microseconds(micros))
-}
-
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_le_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
-    Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
 }
 
 #[cfg(test)]
@@ -260,7 +233,7 @@ mod tests {
         assert_eq!(header.system_identifier, 77);
         assert_eq!((header.start, header.timeline), (Lsn(5 * SEGMENT), 1));
         assert_eq!(u64::from(header.segment_bytes), SEGMENT);
-        assert_eq!(Header::of(&[0; HEADER_BYTES]), None);
+        assert_eq!(Header::of(&[0; LONG_HEADER_BYTES]), None);
         assert_eq!(Header::of(b"short"), None);
     }
 
@@ -297,7 +270,7 @@ mod tests {
         #[test]
         fn no_bytes_are_too_strange(mut bytes in proptest::collection::vec(any::<u8>(), 0..40_000), keeps_head: bool) {
             let good = segment(0, &[]);
-            let head = bytes.len().min(HEADER_BYTES);
+            let head = bytes.len().min(LONG_HEADER_BYTES);
             if keeps_head {
                 bytes[..head].copy_from_slice(&good[..head]);
             }

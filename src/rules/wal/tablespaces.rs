@@ -4,23 +4,17 @@
 //! on the host of the live server that is the live tablespace. A directory without a name means within the
 //! data directory (`allow_in_place_tablespaces`; servers from 12.12, 13.8, 14.5 and 15 on know it when
 //! they replay, older ones give up).
-//!
-//! The layout of pages and records is that of `access/xlog_internal.h` and `access/xlogrecord.h`, in the
-//! byte order of the machine, as the server writes it.
+
+use super::page::{IS_CONTINUED, LONG_HEADER_BYTES, RECORD_BYTES, data_at, header_bytes, u16_at, u32_at};
 
 /// Resource manager of tablespaces, and its kind of record for a new one.
 const TABLESPACE_MANAGER: u8 = 5;
 const CREATE: u8 = 0x00;
 /// The bits of a record's kind that are its manager's.
 const KIND_MASK: u8 = 0xF0;
-const RECORD_HEADER: usize = 24;
 const CHECKSUM_AT: usize = 20;
 /// No such record is longer: a path has 1024 bytes at most.
 const LONGEST: usize = 2048;
-const PAGE_CONTINUES: u16 = 1;
-const PAGE_IS_LONG: u16 = 2;
-const PAGE_HEADER: usize = 24;
-const LONG_PAGE_HEADER: usize = 40;
 
 /// What a segment says of tablespaces that are made.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -51,7 +45,7 @@ pub struct Made {
 pub fn scan(segment: &[u8]) -> Scan {
     let mut found = Scan::default();
     let page_bytes = u32_at(segment, 36).unwrap_or_default() as usize;
-    if !page_bytes.is_power_of_two() || page_bytes < LONG_PAGE_HEADER {
+    if !page_bytes.is_power_of_two() || page_bytes < LONG_HEADER_BYTES {
         return found;
     }
     let mut open = Open::default();
@@ -61,8 +55,8 @@ pub fn scan(segment: &[u8]) -> Scan {
             break;
         }
         let info = u16_at(segment, page + 2).unwrap_or_default();
-        let mut at = page + if info & PAGE_IS_LONG != 0 { LONG_PAGE_HEADER } else { PAGE_HEADER };
-        if info & PAGE_CONTINUES != 0 {
+        let mut at = page + header_bytes(info);
+        if info & IS_CONTINUED != 0 {
             let left = u32_at(segment, page + 16).unwrap_or_default() as usize;
             let until = (at + left).min(end);
             if page == 0 && left <= LONGEST {
@@ -76,7 +70,7 @@ pub fn scan(segment: &[u8]) -> Scan {
         }
         while let Some(length) = u32_at(segment, at).filter(|_| at + 8 <= end) {
             let length = length as usize;
-            if length < RECORD_HEADER {
+            if length < RECORD_BYTES {
                 break;
             }
             open = Open { length, ..Open::default() };
@@ -104,7 +98,7 @@ impl Made {
             location.fill(0);
         }
         let checksum = checksum(&record).to_ne_bytes();
-        if let Some(place) = record.get_mut(CHECKSUM_AT..RECORD_HEADER) {
+        if let Some(place) = record.get_mut(CHECKSUM_AT..RECORD_BYTES) {
             place.copy_from_slice(&checksum);
         }
         for (place, byte) in self.places.iter().zip(record) {
@@ -150,18 +144,7 @@ fn read(record: Vec<u8>, places: Vec<usize>) -> Option<Made> {
     if checksum(&record) != u32_at(&record, CHECKSUM_AT)? {
         return None;
     }
-    let mut at = RECORD_HEADER;
-    // Identifiers of what a record has, XLR_BLOCK_ID_*.
-    let data_bytes = loop {
-        match *record.get(at)? {
-            255 => break usize::from(*record.get(at + 1)?),
-            254 => break u32_at(&record, at + 1)? as usize,
-            253 => at += 3,
-            252 => at += 5,
-            _ => return None,
-        }
-    };
-    let data_at = record.len().checked_sub(data_bytes)?;
+    let data_at = data_at(&record)?;
     let (oid, location_at) = (u32_at(&record, data_at)?, data_at + 4);
     let location = record.get(location_at..)?.split(|byte| *byte == 0).next()?;
     let location = String::from_utf8_lossy(location).into_owned();
@@ -170,7 +153,7 @@ fn read(record: Vec<u8>, places: Vec<usize>) -> Option<Made> {
 
 /// CRC-32C over what follows the header, and the header up to the checksum.
 fn checksum(record: &[u8]) -> u32 {
-    let (head, body) = (record.get(..CHECKSUM_AT), record.get(RECORD_HEADER..));
+    let (head, body) = (record.get(..CHECKSUM_AT), record.get(RECORD_BYTES..));
     let bytes = body.unwrap_or_default().iter().chain(head.unwrap_or_default());
     !bytes.fold(u32::MAX, |sum, byte| {
         (0..8).fold(
@@ -186,30 +169,23 @@ fn aligned(at: usize) -> usize {
     at.next_multiple_of(8)
 }
 
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rules::wal::page::HEADER_BYTES;
 
     const PAGE: usize = 8192;
 
     fn record(manager: u8, location: &str) -> Vec<u8> {
         let data = [&16_384u32.to_ne_bytes(), location.as_bytes(), &[0]].concat();
-        let length = RECORD_HEADER + 2 + data.len();
+        let length = RECORD_BYTES + 2 + data.len();
         let mut record = u32::try_from(length).unwrap().to_ne_bytes().to_vec();
-        record.resize(RECORD_HEADER, 0);
+        record.resize(RECORD_BYTES, 0);
         record[17] = manager;
         record.extend([255, u8::try_from(data.len()).unwrap()]);
         record.extend(data);
         let sum = checksum(&record);
-        record[CHECKSUM_AT..RECORD_HEADER].copy_from_slice(&sum.to_ne_bytes());
+        record[CHECKSUM_AT..RECORD_BYTES].copy_from_slice(&sum.to_ne_bytes());
         record
     }
 
@@ -230,7 +206,7 @@ mod tests {
         for _ in 0..segments {
             let mut segment = Vec::new();
             for page in 0..4 {
-                let header = if page == 0 { LONG_PAGE_HEADER } else { PAGE_HEADER };
+                let header = if page == 0 { LONG_HEADER_BYTES } else { HEADER_BYTES };
                 let mut bytes = vec![0; PAGE];
                 let left = starts
                     .iter()
@@ -270,7 +246,7 @@ mod tests {
 
     #[test]
     fn a_record_across_two_segments_is_found() {
-        let room = 4 * PAGE - LONG_PAGE_HEADER - 3 * PAGE_HEADER;
+        let room = 4 * PAGE - LONG_HEADER_BYTES - 3 * HEADER_BYTES;
         let wanted = record(5, "/mnt/fast");
         let mut across_two = 0;
         for filler in (room - 80..room).step_by(8) {
