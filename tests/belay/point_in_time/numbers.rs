@@ -62,12 +62,7 @@ fn what_cannot_be_reached_and_what_is_not_proven_is_told() {
     let site = a_site();
     let receiver = site.receive();
     site.base();
-    let mut segments = Vec::new();
-    for body in ["one", "two", "three"] {
-        site.write(body);
-        segments.push(site.cluster.psql("postgres", "SELECT pg_walfile_name(pg_current_wal_insert_lsn())"));
-        site.cluster.psql("postgres", "SELECT pg_switch_wal()");
-    }
+    let segments = site.write_segments(&["one", "two", "three"]);
     let newest = site.base();
     site.write("four");
     site.wait_until_stored(&site.lsn());

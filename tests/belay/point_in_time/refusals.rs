@@ -1,6 +1,6 @@
 use chrono::TimeDelta;
 
-use super::site::{a_site, text_of};
+use super::site::{a_site, flipped, text_of};
 
 #[test]
 fn what_cannot_be_reached_is_refused_with_the_nearest_moment() {
@@ -33,12 +33,7 @@ fn a_moment_in_a_gap_is_refused() {
     let site = a_site();
     let receiver = site.receive();
     site.base();
-    let mut segments = Vec::new();
-    for body in ["one", "two", "three"] {
-        site.write(body);
-        segments.push(site.cluster.psql("postgres", "SELECT pg_walfile_name(pg_current_wal_insert_lsn())"));
-        site.cluster.psql("postgres", "SELECT pg_switch_wal()");
-    }
+    let segments = site.write_segments(&["one", "two", "three"]);
     let lost = site.now();
     site.write("four");
     site.base();
@@ -72,11 +67,7 @@ fn a_flipped_bit_is_named_and_nothing_is_restored() {
         logs.iter().rev().map(|name| name.to_string_lossy()).find(|name| name.ends_with(".gz.age")).unwrap();
     for object in [of_base, format!("wal/00000001/{of_log}")] {
         let path = root.join(&object);
-        let good = std::fs::read(&path).unwrap();
-        let mut bad = good.clone();
-        let middle = bad.len() / 2;
-        bad[middle] ^= 1;
-        std::fs::write(&path, &bad).unwrap();
+        let good = flipped(&path);
         let restored = site.restore("latest");
         assert!([4, 5].contains(&restored.code), "{object}: {} {}", restored.code, restored.stderr);
         assert!(restored.stderr.contains(&object), "{object}: {}", restored.stderr);

@@ -104,6 +104,18 @@ impl Site {
         self.cluster.psql("app", &format!("INSERT INTO moments (body) VALUES ('{body}')"));
     }
 
+    /// Commits rows, each at the end of a segment of its own; returns the segments.
+    pub fn write_segments(&self, bodies: &[&str]) -> Vec<String> {
+        let end = |body: &&str| {
+            self.write(body);
+            let file = "SELECT pg_walfile_name(pg_current_wal_insert_lsn())";
+            let segment = self.cluster.psql("postgres", file);
+            self.cluster.psql("postgres", "SELECT pg_switch_wal()");
+            segment
+        };
+        bodies.iter().map(end).collect()
+    }
+
     /// The server's clock.
     pub fn now(&self) -> DateTime<Utc> {
         let text =
@@ -258,4 +270,14 @@ impl Drop for Receiver {
 /// A time as `--at` takes it.
 pub fn text_of(at: DateTime<Utc>) -> String {
     at.format("%Y-%m-%d %H:%M:%S%.6f+00").to_string()
+}
+
+/// Turns a bit in the middle of a file over; returns what it was before.
+pub fn flipped(path: &std::path::Path) -> Vec<u8> {
+    let good = std::fs::read(path).unwrap();
+    let mut bad = good.clone();
+    let middle = bad.len() / 2;
+    bad[middle] ^= 1;
+    std::fs::write(path, bad).unwrap();
+    good
 }

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use rstest::rstest;
 
-use super::site::{Site, a_site, a_site_on, text_of};
+use super::site::{Site, a_site, a_site_on, flipped, text_of};
 use crate::death::programs::Programs;
 use crate::death::wait_until;
 use crate::world::{a_cluster, a_cluster_of};
@@ -201,11 +201,7 @@ fn a_tablespace_that_is_damaged_in_the_store_is_named() {
     let oid = base["tablespaces"][0]["oid"].to_string();
     for object in [format!("{oid}.tar.gz.age"), "backup_manifest.gz.age".into()] {
         let path = site.object(&base, &object);
-        let good = std::fs::read(&path).unwrap();
-        let mut bad = good.clone();
-        let middle = bad.len() / 2;
-        bad[middle] ^= 1;
-        std::fs::write(&path, &bad).unwrap();
+        let good = flipped(&path);
         let restored = site.restore("latest");
         assert!([4, 5].contains(&restored.code), "{object}: {} {}", restored.code, restored.stderr);
         assert!(restored.stderr.contains(&object), "{object}: {}", restored.stderr);

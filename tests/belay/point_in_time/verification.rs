@@ -6,7 +6,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use rstest::rstest;
 use serde_json::Value;
 
-use super::site::{Site, a_site, a_site_on, text_of, with_points_in_time};
+use super::site::{Site, a_site, a_site_on, flipped, text_of, with_points_in_time};
 use crate::daemon::service::Service;
 use crate::world::{Output, a_cluster_of, document, signed};
 
@@ -90,15 +90,6 @@ fn assert_found(site: &Site, words: &[&str]) {
     assert_eq!(body["ok"], false);
     let last = site.records().pop().unwrap();
     assert_eq!(last["is_ok"], false, "{last}");
-}
-
-fn flipped(path: &Path) -> Vec<u8> {
-    let good = std::fs::read(path).unwrap();
-    let mut bad = good.clone();
-    let middle = bad.len() / 2;
-    bad[middle] ^= 1;
-    std::fs::write(path, bad).unwrap();
-    good
 }
 
 #[test]
