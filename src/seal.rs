@@ -19,6 +19,9 @@
 
 mod gunzip;
 mod gzip;
+mod lanes;
+#[cfg(test)]
+mod tests;
 
 use std::io::{self, Read, Write};
 use std::sync::Arc;
@@ -28,6 +31,8 @@ use bytes::Bytes;
 use flate2::read::MultiGzDecoder;
 use sha2::{Digest as _, Sha256};
 
+use self::gzip::{Compressor, Effort};
+use self::lanes::Lanes;
 use crate::rules::digest::Digest256;
 use crate::rules::manifest::ObjectRecord;
 
@@ -58,6 +63,9 @@ pub enum SealError {
 #[derive(Clone)]
 pub struct Sealer {
     recipients: Arc<[Recipient]>,
+    effort: Effort,
+    /// Threads that compress; 0 for the one that writes.
+    threads: usize,
 }
 
 impl Sealer {
@@ -69,7 +77,15 @@ impl Sealer {
         if recipients.is_empty() {
             return Err(SealError::NoRecipient);
         }
-        Ok(Self { recipients: recipients.into() })
+        Ok(Self { recipients: recipients.into(), effort: Effort::Small, threads: 0 })
+    }
+
+    /// The same for what has to be stored fast rather than small; with more than one of `threads`, these
+    /// compress, each its own members, while another writes.
+    #[must_use]
+    pub fn fast(&self, threads: usize) -> Self {
+        let threads = if threads > 1 { threads } else { 0 };
+        Self { recipients: Arc::clone(&self.recipients), effort: Effort::Fast, threads }
     }
 
     /// The recipients as `age1…`, in order.
@@ -98,12 +114,14 @@ impl Sealer {
         let encryptor = age::Encryptor::with_recipients(recipients)
             .map_err(|error| SealError::Seal(io::Error::other(error.to_string())))?;
         let counted = Counted { out, stored_bytes: 0, sha256: Sha256::new() };
+        let gzip = match self.threads {
+            0 => Gzip::Here(Compressor::new(self.effort)),
+            threads => Gzip::There(Lanes::start(threads, self.effort).map_err(SealError::Seal)?),
+        };
         Ok(SealWriter {
             pending: Vec::new(),
-            compressor: gzip::Compressor::new(),
-            member: Vec::new(),
-            plain_bytes: 0,
-            plain: blake3::Hasher::new(),
+            gzip,
+            plain: Plain { bytes: 0, digest: blake3::Hasher::new() },
             age: encryptor.wrap_output(counted).map_err(SealError::Seal)?,
         })
     }
@@ -128,14 +146,31 @@ impl<W: Write> Write for Counted<W> {
     }
 }
 
+/// What passed before it was compressed.
+struct Plain {
+    bytes: u64,
+    digest: blake3::Hasher,
+}
+
+impl Plain {
+    fn count(&mut self, plain: &[u8]) {
+        self.bytes += plain.len() as u64;
+        self.digest.update(plain);
+    }
+}
+
+/// Where members are compressed.
+enum Gzip {
+    Here(Compressor),
+    There(Lanes),
+}
+
 /// Seals what is written to it. Dropped without [`finish`](Self::finish), what it wrote does not
 /// open.
 pub struct SealWriter<W: Write> {
     pending: Vec<u8>,
-    compressor: gzip::Compressor,
-    member: Vec<u8>,
-    plain_bytes: u64,
-    plain: blake3::Hasher,
+    gzip: Gzip,
+    plain: Plain,
     age: age::stream::StreamWriter<Counted<W>>,
 }
 
@@ -145,43 +180,46 @@ impl<W: Write> SealWriter<W> {
     /// # Errors
     /// [`SealError::Seal`]
     pub fn finish(mut self) -> Result<(W, ObjectRecord), SealError> {
-        let pending = std::mem::take(&mut self.pending);
-        if !pending.is_empty() || self.plain_bytes == 0 {
-            self.write_member(&pending).map_err(SealError::Seal)?;
+        if !self.pending.is_empty() || self.plain.bytes == 0 {
+            self.end_member().map_err(SealError::Seal)?;
+        }
+        if let Gzip::There(lanes) = self.gzip {
+            lanes.finish(|member| self.age.write_all(member)).map_err(SealError::Seal)?;
         }
         let counted = self.age.finish().map_err(SealError::Seal)?;
         let record = ObjectRecord {
-            plain_bytes: self.plain_bytes,
-            plain_blake3: self.plain.finalize().into(),
+            plain_bytes: self.plain.bytes,
+            plain_blake3: self.plain.digest.finalize().into(),
             stored_bytes: counted.stored_bytes,
             stored_sha256: counted.sha256.into(),
         };
         Ok((counted.out, record))
     }
 
-    fn write_member(&mut self, plain: &[u8]) -> io::Result<()> {
-        self.plain_bytes += plain.len() as u64;
-        self.plain.update(plain);
-        self.compressor.member(plain, &mut self.member)?;
-        self.age.write_all(&self.member)
+    fn end_member(&mut self) -> io::Result<()> {
+        self.plain.count(&self.pending);
+        match &mut self.gzip {
+            Gzip::Here(compressor) => self.age.write_all(compressor.member(&self.pending)?)?,
+            Gzip::There(lanes) => lanes.push(&mut self.pending, |member| self.age.write_all(member))?,
+        }
+        self.pending.clear();
+        Ok(())
     }
 }
 
 impl<W: Write> Write for SealWriter<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.pending.is_empty() && bytes.len() >= MEMBER_BYTES {
-            let member = bytes.get(..MEMBER_BYTES).unwrap_or(bytes);
-            self.write_member(member)?;
+        let at_once = if self.pending.is_empty() { bytes.get(..MEMBER_BYTES) } else { None };
+        if let (Some(member), Gzip::Here(compressor)) = (at_once, &mut self.gzip) {
+            self.plain.count(member);
+            self.age.write_all(compressor.member(member)?)?;
             return Ok(member.len());
         }
         let room = MEMBER_BYTES - self.pending.len();
         let taken = bytes.get(..room).unwrap_or(bytes);
         self.pending.extend_from_slice(taken);
         if self.pending.len() == MEMBER_BYTES {
-            let pending = std::mem::take(&mut self.pending);
-            self.write_member(&pending)?;
-            self.pending = pending;
-            self.pending.clear();
+            self.end_member()?;
         }
         Ok(taken.len())
     }
@@ -277,160 +315,4 @@ pub fn check_stored(stored: &[u8], stored_bytes: u64, stored_sha256: Digest256) 
         return Err(io::Error::new(io::ErrorKind::InvalidData, "its SHA-256 is not that of the manifest"));
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn sealer_and_opener() -> (Sealer, Opener) {
-        let identity = Identity::generate();
-        (Sealer::new(vec![identity.to_public()]).unwrap(), Opener::new(vec![identity]))
-    }
-
-    /// Text that compresses, bytes that do not, and both in one.
-    fn plain_of(bytes: usize, seed: u64) -> Vec<u8> {
-        let mut state = seed | 1;
-        let mut noise = || {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            state
-        };
-        let mut plain = Vec::with_capacity(bytes + 64);
-        while plain.len() < bytes {
-            if noise() % 3 == 0 {
-                plain.extend_from_slice(&noise().to_le_bytes());
-            } else {
-                plain
-                    .extend_from_slice(format!("{}\tcustomer\t{}\n", noise() % 1000, noise() % 7).as_bytes());
-            }
-        }
-        plain.truncate(bytes);
-        plain
-    }
-
-    #[test]
-    fn sealed_bytes_open_again_at_every_length() {
-        let (sealer, opener) = sealer_and_opener();
-        let lengths =
-            [0, 1, 2, 1000, MEMBER_BYTES - 1, MEMBER_BYTES, MEMBER_BYTES + 1, 3 * MEMBER_BYTES + 77];
-        for (seed, bytes) in lengths.into_iter().enumerate() {
-            let plain = plain_of(bytes, seed as u64);
-            let (sealed, record) = sealer.seal(&plain).unwrap();
-            assert_eq!(record.plain_bytes, bytes as u64);
-            assert_eq!(record.stored_bytes, sealed.len() as u64);
-            assert_eq!(opener.open_checked(&sealed, &record).unwrap(), plain, "{bytes} bytes");
-        }
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(64))]
-        #[test]
-        fn every_gzip_member_decodes_to_what_went_in(bytes in 0usize..300_000, seed: u64) {
-            let plain = plain_of(bytes, seed);
-            let mut member = Vec::new();
-            gzip::Compressor::new().member(&plain, &mut member).unwrap();
-            let mut back = Vec::new();
-            MultiGzDecoder::new(member.as_slice()).read_to_end(&mut back).unwrap();
-            prop_assert_eq!(back, plain);
-        }
-
-        #[test]
-        fn writes_of_any_size_seal_the_same_bytes(cuts in proptest::collection::vec(1usize..700_000, 1..6)) {
-            let (sealer, opener) = sealer_and_opener();
-            let plain = plain_of(cuts.iter().sum(), 5);
-            let mut writer = sealer.seal_into(Vec::new()).unwrap();
-            let mut rest = plain.as_slice();
-            for cut in cuts {
-                let (now, later) = rest.split_at(cut);
-                writer.write_all(now).unwrap();
-                rest = later;
-            }
-            let (sealed, record) = writer.finish().unwrap();
-            prop_assert_eq!(opener.open_checked(&sealed, &record).unwrap(), plain);
-        }
-    }
-
-    #[test]
-    fn members_of_another_maker_open_too() {
-        let plain = plain_of(3_000_000, 11);
-        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(6));
-        gzip.write_all(&plain).unwrap();
-        let mut back = Vec::new();
-        gunzip::all(gzip.finish().unwrap().as_slice(), &mut back, u64::MAX).unwrap();
-        assert_eq!(back, plain);
-    }
-
-    #[test]
-    fn headers_inside_a_member_do_not_end_it() {
-        // Stored blocks hold their bytes as they are: the header's bytes occur in the middle.
-        let mut member = Vec::new();
-        let mut compressor = gzip::Compressor::new();
-        compressor.member(b"x", &mut member).unwrap();
-        let header = member[..10].to_vec();
-        let mut plain: Vec<u8> =
-            (0..200_000u32).flat_map(|n| blake3::hash(&n.to_le_bytes()).as_bytes()[..2].to_vec()).collect();
-        plain.extend_from_slice(&header);
-        plain.extend_from_slice(&plain.clone());
-        let (sealer, opener) = sealer_and_opener();
-        let (sealed, record) = sealer.seal(&plain).unwrap();
-        assert_eq!(opener.open_checked(&sealed, &record).unwrap(), plain);
-    }
-
-    #[test]
-    fn noise_seals_to_hardly_more_than_itself() {
-        let (sealer, _) = sealer_and_opener();
-        let noise: Vec<u8> =
-            (0..4_000_000u32).flat_map(|n| blake3::hash(&n.to_le_bytes()).as_bytes()[..1].to_vec()).collect();
-        let (sealed, _) = sealer.seal(&noise).unwrap();
-        assert!(sealed.len() < noise.len() + noise.len() / 100);
-    }
-
-    #[test]
-    fn flipped_cut_and_swapped_bytes_never_open() {
-        let (sealer, opener) = sealer_and_opener();
-        let (sealed, record) = sealer.seal(&plain_of(100_000, 3)).unwrap();
-        for at in (0..sealed.len()).step_by(sealed.len() / 50) {
-            let mut flipped = sealed.to_vec();
-            flipped[at] ^= 1;
-            assert!(opener.open_checked(&flipped, &record).is_err(), "flip at {at}");
-            assert!(
-                opener.open_plain(&flipped, record.plain_bytes, record.plain_blake3, Vec::new()).is_err(),
-                "flip at {at}"
-            );
-            assert!(
-                opener
-                    .open_plain(&sealed[..at], record.plain_bytes, record.plain_blake3, Vec::new())
-                    .is_err(),
-                "cut at {at}"
-            );
-        }
-        let (other, _) = sealer.seal(&plain_of(100_000, 4)).unwrap();
-        assert!(matches!(opener.open_checked(&other, &record), Err(SealError::Damaged(_))));
-    }
-
-    #[test]
-    fn a_stranger_opens_nothing() {
-        let (sealer, _) = sealer_and_opener();
-        let (_, stranger) = sealer_and_opener();
-        let (sealed, record) = sealer.seal(b"secret").unwrap();
-        assert!(matches!(stranger.open_checked(&sealed, &record), Err(SealError::WrongIdentity)));
-    }
-
-    #[test]
-    fn unfinished_writing_does_not_open() {
-        let (sealer, opener) = sealer_and_opener();
-        let mut kept = Vec::new();
-        {
-            let mut writer = sealer.seal_into(&mut kept).unwrap();
-            writer.write_all(&plain_of(2_000_000, 9)).unwrap();
-        }
-        let mut back = Vec::new();
-        assert!(
-            opener.open(kept.as_slice()).is_err_and(|_| true)
-                || opener.open(kept.as_slice()).unwrap().read_to_end(&mut back).is_err()
-        );
-    }
 }

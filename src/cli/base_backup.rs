@@ -72,7 +72,8 @@ pub async fn make_one(global: &Global, host: &Host, ledger: &Ledger) -> Result<M
     let _repository = StateLock::shared(state, &LockName::repository()).map_err(Failure::of(TITLE))?;
     let subject = |made: &Made| made.manifest.id.to_string();
     super::recorded(ledger, JobKind::BaseBackup, None, TITLE, subject, async {
-        let (sealer, progress) = (host.sealer()?, Arc::new(Progress::default()));
+        let sealer = host.sealer()?.fast(host.settings.base_backup.jobs);
+        let progress = Arc::new(Progress::default());
         let (opener, scratch_directory) = (host.opener(), host.scratch_directory());
         let means = base_backup::Means {
             catalog: &host.catalog,

@@ -123,7 +123,8 @@ impl Keeper<'_> {
         let from = plain.open().map_err(plain.unreadable())?;
         let also = Noted(Ends::default());
         let (object, Noted(ends)) =
-            seal_into_store(self.sealer, self.catalog.store(), &key, from, also, plain.unreadable()).await?;
+            seal_into_store(&self.sealer.fast(1), self.catalog.store(), &key, from, also, plain.unreadable())
+                .await?;
         Ok((object, ends))
     }
 

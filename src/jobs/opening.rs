@@ -8,16 +8,12 @@ use tokio_util::io::{StreamReader, SyncIoBridge};
 
 use super::load::StoredCheck;
 use super::{JobError, blocking};
+use crate::postgres::tools::pump;
 use crate::rules::digest::Digest256;
 use crate::rules::layout::ObjectKey;
 use crate::rules::manifest::ObjectRecord;
 use crate::seal::{Opener, SealError};
-use crate::store::{Store, StoreError, read_small};
-
-/// Objects of so many plain bytes are opened in memory, which is twice as fast.
-const IN_MEMORY_BYTES: u64 = 16 << 20;
-/// Sealing adds little to what does not compress.
-const SEALED_EXTRA_BYTES: usize = 1 << 20;
+use crate::store::{Store, StoreError};
 
 /// Writes what the object `key` holds into `to`. What was written counts only when this returns `Ok`.
 ///
@@ -30,19 +26,8 @@ pub(super) async fn open_into<W: Write + Send + 'static>(
     record: &ObjectRecord,
     mut to: W,
 ) -> Result<W, JobError> {
-    if record.plain_bytes > IN_MEMORY_BYTES {
-        let take = move |plain: &mut dyn Read| io::copy(plain, &mut to).map(|_| to);
-        return open_through(store, opener, key, record, |_| {}, take).await;
-    }
-    let (opener, record) = (opener.clone(), record.clone());
-    let longest = usize::try_from(IN_MEMORY_BYTES).unwrap_or(usize::MAX) + SEALED_EXTRA_BYTES;
-    let sealed = read_small(store, key, longest).await?;
-    let opened = blocking(move || {
-        let plain = opener.open_checked(&sealed, &record);
-        let written = plain.and_then(|plain| to.write_all(&plain).map_err(SealError::Damaged));
-        Ok::<_, JobError>(written.map(|()| to))
-    });
-    opened.await?.map_err(|source| JobError::Object { key: key.to_string(), source })
+    let take = move |plain: &mut dyn Read| pump(plain, &mut to, |_| {}).map(|_| to);
+    open_through(store, opener, key, record, |_| {}, take).await
 }
 
 /// Opens an object from its first byte to its last, hands the plain bytes to `take`, which need not read

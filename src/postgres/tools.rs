@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -269,7 +270,9 @@ impl RunningTool {
     /// [`PostgresError::Pump`] when it is not piped or was taken.
     pub fn stdout(&mut self) -> Result<File, PostgresError> {
         let taken = self.child.stdout.take().ok_or_else(not_piped).and_then(|pipe| pipe.into_owned_fd());
-        taken.map(File::from).map_err(|source| self.pump_error(source))
+        let stdout = taken.map_err(|source| self.pump_error(source))?;
+        widen(&stdout);
+        Ok(stdout.into())
     }
 
     /// The child's standard input, to be written where blocking is allowed.
@@ -354,6 +357,12 @@ impl Drop for RunningTool {
 /// The signal that ends a program soon: a server would wait for its clients otherwise.
 fn ending_of(name: &str) -> Signal {
     if name == "postgres" { Signal::SIGQUIT } else { Signal::SIGTERM }
+}
+
+/// Lets a pipe hold more, where the system grants it: the two sides then wait for one another less often.
+fn widen(pipe: &OwnedFd) {
+    let bytes = i32::try_from(PIPE_BYTES).unwrap_or(i32::MAX);
+    let _ = nix::fcntl::fcntl(pipe, nix::fcntl::FcntlArg::F_SETPIPE_SZ(bytes));
 }
 
 fn not_piped() -> std::io::Error {

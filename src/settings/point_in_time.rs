@@ -19,6 +19,8 @@ pub struct BaseBackupSettings {
     pub max_rate_kib: Option<u64>,
     /// How old the full one may become that incremental ones build on; `None` for full ones only.
     pub full_every: Option<TimeDelta>,
+    /// Threads that compress it.
+    pub jobs: usize,
 }
 
 /// `[wal]`
@@ -50,6 +52,7 @@ impl BaseBackupSettings {
             full_every: table
                 .parsed("full_every", |text| units::timeout_within(text, "1h", "366d"))?
                 .and_then(|age| TimeDelta::from_std(age).ok()),
+            jobs: table.integer("jobs", 1..=64)?.unwrap_or(2),
         };
         table.finish()?;
         Ok(settings)

@@ -192,6 +192,7 @@ fn what_is_shown_as_a_default_is_the_default() {
     assert_eq!(settings.retention.litter_grace, TimeDelta::hours(24));
     assert_eq!(settings.retention.keep_replaced, TimeDelta::days(7));
     assert_eq!((settings.base_backup.full_every, settings.base_backup.max_rate_kib), (None, None));
+    assert_eq!(settings.base_backup.jobs, 2);
     let app = &settings.databases["app"];
     assert_eq!((app.large_table_bytes, app.chunk_bytes, app.jobs), (8 << 20, 16 << 20, 2));
     assert_eq!((app.lock_timeout, app.stall_timeout), (Duration::from_secs(10), Duration::from_secs(600)));
@@ -280,6 +281,7 @@ fn unknown_variable_is_named() {
 #[case("[retention]\nmin_verified = 0\n", "retention.min_verified must be a whole number from 1 to 10000")]
 #[case("[retention]\nkeep = 'a month'\n", "retention.keep must be a duration with a unit")]
 #[case("[base_backup]\nmax_rate = '1kB'\n", "base_backup.max_rate must be from 32KiB to 1GiB, not 1kB")]
+#[case("[base_backup]\njobs = 0\n", "base_backup.jobs must be a whole number from 1 to 64")]
 #[case("[base_backup]\nfull_every = '1m'\n", "base_backup.full_every must be from 1h to 366d, not 1m")]
 #[case("[base_backup]\nfull_every = 7\n", "base_backup.full_every must be text, not a whole number")]
 #[case("[verify]\ndepth = 'deep'\n", "verify.depth must be \"stored\", \"readable\" or \"restored\"")]

@@ -22,7 +22,7 @@ use crate::rules::recovery::{Assembly, Log};
 const LOOK_PAUSE: Duration = Duration::from_millis(10);
 /// Segments that are fetched before they are asked for, at the same time; fewer where they are large.
 const AHEAD: usize = 4;
-/// Of those, so many are opened at the same time, each in memory.
+/// Of those, so many are opened at the same time.
 const AT_ONCE: usize = 2;
 const AHEAD_BYTES: u64 = 64 << 20;
 
@@ -163,21 +163,12 @@ impl<'a> Feed<'a> {
                     return self.there_is_none(name);
                 };
                 self.source.put_segment(&assembly, self.log.segment_bytes(), &fetching).await?;
-                self.look_through(segment, &fetching)?;
+                self.guard.pass(segment, &fetching)?;
                 self.means.progress.advance(usize::try_from(assembly.until).unwrap_or(usize::MAX));
             }
         }
         self.served.fetch_add(1, Ordering::Relaxed);
         std::fs::rename(&fetching, &got).map_err(|source| disk("write", &got, source))
-    }
-
-    /// Has the guard see a segment before the server does, in memory.
-    fn look_through(&self, segment: Segment, path: &Path) -> Result<(), JobError> {
-        let plain = std::fs::read(path).map_err(|source| disk("read", path, source))?;
-        match self.guard.pass(segment, plain)? {
-            Some(changed) => std::fs::write(path, changed).map_err(|source| disk("write", path, source)),
-            None => Ok(()),
-        }
     }
 
     fn there_is_none(&self, name: &str) -> Result<(), JobError> {

@@ -6,13 +6,20 @@
 //! written to: the tablespace then lies within the data directory.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{self, BufReader, Read as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-use crate::jobs::JobError;
+use crate::jobs::{JobError, disk};
 use crate::rules::physical::Segment;
 use crate::rules::tablespaces::Place;
-use crate::rules::wal::tablespaces::{self, Made};
+use crate::rules::wal::page::LONG_HEADER_BYTES;
+use crate::rules::wal::tablespaces::{self, Made, Scan, Scanner};
+
+/// Bytes that are read at a time.
+const READ_BYTES: usize = 256 << 10;
 
 /// What the server may write to besides its data directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,15 +50,17 @@ impl<'a> Guard<'a> {
         Self { reach, places, seen: Mutex::default() }
     }
 
-    /// The bytes of a segment as the server may have them, where those are others than `plain`.
-    pub(super) fn pass(&self, segment: Segment, mut plain: Vec<u8>) -> Result<Option<Vec<u8>>, JobError> {
-        let mut is_changed = false;
+    /// Changes the segment in the file at `path` to what the server may have.
+    pub(super) fn pass(&self, segment: Segment, path: &Path) -> Result<(), JobError> {
+        let failed = |source| disk("look through", path, source);
+        let file = File::options().read(true).write(true).open(path).map_err(failed)?;
+        let found = scan(&file).map_err(failed)?;
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = tablespaces::scan(&plain);
         for made in &found.made {
             if !self.allows(&mut seen, made) {
-                made.put_in_place(&mut plain);
-                is_changed = true;
+                for (at, byte) in made.put_in_place() {
+                    file.write_all_at(&[byte], at as u64).map_err(failed)?;
+                }
             }
         }
         // A server takes two segments from us before it replays a record that lies in both.
@@ -73,7 +82,7 @@ impl<'a> Guard<'a> {
                 });
             }
         }
-        Ok(is_changed.then_some(plain))
+        Ok(())
     }
 
     /// Whether the server may make the tablespace where the log says.
@@ -96,6 +105,19 @@ impl<'a> Guard<'a> {
         }
         allows
     }
+}
+
+fn scan(file: &File) -> io::Result<Scan> {
+    let mut head = [0; LONG_HEADER_BYTES];
+    file.read_exact_at(&mut head, 0)?;
+    let mut scanner = Scanner::default();
+    if let Some(page_bytes) = tablespaces::page_bytes(&head) {
+        let mut pages = BufReader::with_capacity(READ_BYTES, file);
+        let mut page = vec![0; page_bytes];
+        // Every segment is a whole number of pages.
+        while pages.read_exact(&mut page).is_ok() && scanner.page(&page) {}
+    }
+    Ok(scanner.finish())
 }
 
 /// Whether the directory is there and empty, or could be made.

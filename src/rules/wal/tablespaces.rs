@@ -5,7 +5,9 @@
 //! data directory (`allow_in_place_tablespaces`; servers from 12.12, 13.8, 14.5 and 15 on know it when
 //! they replay, older ones give up).
 
-use super::page::{IS_CONTINUED, LONG_HEADER_BYTES, RECORD_BYTES, data_at, header_bytes, u16_at, u32_at};
+use super::page::{
+    IS_CONTINUED, LONG_HEADER_BYTES, PageHeader, RECORD_BYTES, data_at, header_bytes, u16_at, u32_at,
+};
 
 /// Resource manager of tablespaces, and its kind of record for a new one.
 const TABLESPACE_MANAGER: u8 = 5;
@@ -41,46 +43,65 @@ pub struct Made {
     places: Vec<usize>,
 }
 
-/// Scans the bytes of a whole segment.
-pub fn scan(segment: &[u8]) -> Scan {
-    let mut found = Scan::default();
-    let page_bytes = u32_at(segment, 36).unwrap_or_default() as usize;
-    if !page_bytes.is_power_of_two() || page_bytes < LONG_HEADER_BYTES {
-        return found;
-    }
-    let mut open = Open::default();
-    for page in (0..segment.len()).step_by(page_bytes) {
-        let end = (page + page_bytes).min(segment.len());
-        if u16_at(segment, page).is_none_or(|magic| magic == 0) {
-            break;
+/// Scans a segment, page by page.
+#[derive(Default)]
+pub struct Scanner {
+    /// Where the next page begins.
+    next: usize,
+    open: Open,
+    found: Scan,
+    is_over: bool,
+}
+
+impl Scanner {
+    /// Takes the next page; returns whether the log goes on behind it.
+    pub fn page(&mut self, page: &[u8]) -> bool {
+        if self.is_over || u16_at(page, 0).is_none_or(|magic| magic == 0) {
+            self.is_over = true;
+            return false;
         }
-        let info = u16_at(segment, page + 2).unwrap_or_default();
-        let mut at = page + header_bytes(info);
-        if info & IS_CONTINUED != 0 {
-            let left = u32_at(segment, page + 16).unwrap_or_default() as usize;
-            let until = (at + left).min(end);
-            if page == 0 && left <= LONGEST {
-                found.continued = segment.get(at..until).unwrap_or_default().to_vec();
+        let flags = u16_at(page, 2).unwrap_or_default();
+        let mut at = header_bytes(flags);
+        if flags & IS_CONTINUED != 0 {
+            let left = u32_at(page, 16).unwrap_or_default() as usize;
+            let until = (at + left).min(page.len());
+            if self.next == 0 && left <= LONGEST {
+                self.found.continued = page.get(at..until).unwrap_or_default().to_vec();
             }
-            open.take(segment, at, until);
-            found.made.extend(open.close());
+            self.take(page, at, until);
             at = aligned(at.saturating_add(left));
         } else {
-            open = Open::default();
+            self.open = Open::default();
         }
-        while let Some(length) = u32_at(segment, at).filter(|_| at + 8 <= end) {
+        while let Some(length) = u32_at(page, at).filter(|_| at + 8 <= page.len()) {
             let length = length as usize;
             if length < RECORD_BYTES {
                 break;
             }
-            open = Open { length, ..Open::default() };
-            open.take(segment, at, (at + length).min(end));
-            found.made.extend(open.close());
+            self.open = Open { length, ..Open::default() };
+            self.take(page, at, (at + length).min(page.len()));
             at = aligned(at + length);
         }
+        self.next += page.len();
+        true
     }
-    found.unfinished = open.bytes;
-    found
+
+    /// What was found, once every page was taken.
+    pub fn finish(mut self) -> Scan {
+        self.found.unfinished = self.open.bytes;
+        self.found
+    }
+
+    fn take(&mut self, page: &[u8], from: usize, until: usize) {
+        self.open.take(page, self.next, from, until);
+        self.found.made.extend(self.open.close());
+    }
+}
+
+/// Bytes of a page of the segment that begins with `head`; `None` when it is none.
+pub fn page_bytes(head: &[u8]) -> Option<usize> {
+    let bytes = PageHeader::of(head).page_bytes as usize;
+    (bytes.is_power_of_two() && bytes >= LONG_HEADER_BYTES).then_some(bytes)
 }
 
 /// The record of which one segment has the beginning and the next one the end, if it makes a tablespace.
@@ -90,9 +111,9 @@ pub fn across(unfinished: &[u8], continued: &[u8]) -> Option<Made> {
 }
 
 impl Made {
-    /// Has the tablespace made within the data directory: changes the record in `segment`, which is the one
-    /// that was scanned.
-    pub fn put_in_place(&self, segment: &mut [u8]) {
+    /// Has the tablespace made within the data directory: the bytes that have to be changed in the segment,
+    /// and where they lie in it.
+    pub fn put_in_place(&self) -> Vec<(usize, u8)> {
         let mut record = self.record.clone();
         if let Some(location) = record.get_mut(self.location_at..) {
             location.fill(0);
@@ -101,11 +122,7 @@ impl Made {
         if let Some(place) = record.get_mut(CHECKSUM_AT..RECORD_BYTES) {
             place.copy_from_slice(&checksum);
         }
-        for (place, byte) in self.places.iter().zip(record) {
-            if let Some(target) = segment.get_mut(*place) {
-                *target = byte;
-            }
-        }
+        self.places.iter().copied().zip(record).collect()
     }
 }
 
@@ -118,10 +135,10 @@ struct Open {
 }
 
 impl Open {
-    fn take(&mut self, segment: &[u8], from: usize, until: usize) {
+    fn take(&mut self, page: &[u8], begins_at: usize, from: usize, until: usize) {
         if self.length <= LONGEST && self.bytes.len() < self.length {
-            self.bytes.extend_from_slice(segment.get(from..until).unwrap_or_default());
-            self.places.extend(from..until);
+            self.bytes.extend_from_slice(page.get(from..until).unwrap_or_default());
+            self.places.extend(begins_at + from..begins_at + until);
         }
     }
 
@@ -175,6 +192,12 @@ mod tests {
     use crate::rules::wal::page::HEADER_BYTES;
 
     const PAGE: usize = 8192;
+
+    fn scan(segment: &[u8]) -> Scan {
+        let mut scanner = Scanner::default();
+        let _ = segment.chunks(PAGE).all(|page| scanner.page(page));
+        scanner.finish()
+    }
 
     fn record(manager: u8, location: &str) -> Vec<u8> {
         let data = [&16_384u32.to_ne_bytes(), location.as_bytes(), &[0]].concat();
@@ -236,7 +259,9 @@ mod tests {
             let found = scan(&segment);
             let locations: Vec<_> = found.made.iter().map(|made| made.location.as_str()).collect();
             assert_eq!(locations, ["/mnt/fast", "/mnt/slow"], "behind {filler} bytes");
-            found.made[0].put_in_place(&mut segment);
+            for (at, byte) in found.made[0].put_in_place() {
+                segment[at] = byte;
+            }
             let after = scan(&segment);
             let locations: Vec<_> = after.made.iter().map(|made| made.location.as_str()).collect();
             assert_eq!(locations, ["", "/mnt/slow"], "behind {filler} bytes");
@@ -266,7 +291,8 @@ mod tests {
         let place = scan(&segment).made[0].places[35];
         segment[place] ^= 1;
         assert!(scan(&segment).made.is_empty());
-        assert_eq!(scan(&[]), Scan::default());
         assert_eq!(scan(&[0; 100]), Scan::default());
+        assert_eq!(page_bytes(&segment), Some(PAGE));
+        assert_eq!(page_bytes(&[0; 100]), None);
     }
 }
