@@ -1,13 +1,17 @@
 //! Opens an object of the store as a stream, checked on both sides while it passes.
+//!
+//! Where what is opened cannot be written, that says nothing of the object: it is an error of our disk.
 
+use std::error::Error;
 use std::io::{self, Read, Write};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::TryStreamExt as _;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
 use super::load::StoredCheck;
-use super::{JobError, blocking};
+use super::{JobError, blocking, disk};
 use crate::rules::digest::Digest256;
 use crate::rules::layout::ObjectKey;
 use crate::rules::manifest::ObjectRecord;
@@ -19,44 +23,69 @@ const IN_MEMORY_BYTES: u64 = 16 << 20;
 /// Sealing adds little to what does not compress.
 const SEALED_EXTRA_BYTES: usize = 1 << 20;
 
-/// Writes what the object `key` holds into `to`. What was written counts only when this returns `Ok`.
+/// Writes what the object `key` holds into `to`, a file at `path` if it is one. What was written counts only
+/// when this returns `Ok`.
 ///
 /// # Errors
-/// What the store says; [`JobError::Object`] when it is not what `record` says.
+/// What the store says; [`JobError::Object`] when it is not what `record` says; [`JobError::Disk`] when the
+/// file cannot be written.
 pub(super) async fn open_into<W: Write + Send + 'static>(
     store: &dyn Store,
     opener: &Opener,
     key: &ObjectKey,
     record: &ObjectRecord,
-    mut to: W,
+    (mut to, path): (W, Option<&Path>),
 ) -> Result<W, JobError> {
     if record.plain_bytes > IN_MEMORY_BYTES {
         let take = move |plain: &mut dyn Read| io::copy(plain, &mut to).map(|_| to);
-        return open_through(store, opener, key, record, |_| {}, take).await;
+        return open_through(store, opener, key, record, |_| {}, (take, path)).await;
     }
     let (opener, record) = (opener.clone(), record.clone());
     let longest = usize::try_from(IN_MEMORY_BYTES).unwrap_or(usize::MAX) + SEALED_EXTRA_BYTES;
     let sealed = read_small(store, key, longest).await?;
     let opened = blocking(move || {
-        let plain = opener.open_checked(&sealed, &record);
-        let written = plain.and_then(|plain| to.write_all(&plain).map_err(SealError::Damaged));
+        let plain = opener.open_checked(&sealed, &record).map_err(NotTaken::Object);
+        let written = plain.and_then(|plain| to.write_all(&plain).map_err(NotTaken::Written));
         Ok::<_, JobError>(written.map(|()| to))
     });
-    opened.await?.map_err(|source| JobError::Object { key: key.to_string(), source })
+    opened.await?.map_err(|failed| failed.of(key, path))
+}
+
+/// Why an object did not pass.
+enum NotTaken {
+    /// It is not what was stored.
+    Object(SealError),
+    /// Whoever took it could not write it.
+    Written(io::Error),
+}
+
+impl NotTaken {
+    /// The error of the object `key`, or of writing at `path`.
+    fn of(self, key: &ObjectKey, path: Option<&Path>) -> JobError {
+        match (self, path) {
+            (Self::Written(source), Some(path)) => disk("write", path, source),
+            (Self::Written(source), None) => {
+                JobError::Object { key: key.to_string(), source: SealError::Damaged(source) }
+            }
+            (Self::Object(source), _) => JobError::Object { key: key.to_string(), source },
+        }
+    }
 }
 
 /// Opens an object from its first byte to its last, hands the plain bytes to `take`, which need not read
-/// all of them, and compares both digests; `on_bytes` hears of plain bytes that pass.
+/// all of them, and compares both digests; `on_bytes` hears of plain bytes that pass. With `take` comes where
+/// that writes, if it does.
 ///
 /// # Errors
-/// What the store says; [`JobError::Object`] when it is not what `record` says, also after `take` had it.
+/// What the store says; [`JobError::Object`] when it is not what `record` says, also after `take` had it;
+/// [`JobError::Disk`] when `take` cannot write.
 pub(super) async fn open_through<T: Send + 'static>(
     store: &dyn Store,
     opener: &Opener,
     key: &ObjectKey,
     record: &ObjectRecord,
     on_bytes: impl Fn(usize) + Send + 'static,
-    take: impl FnOnce(&mut dyn Read) -> io::Result<T> + Send + 'static,
+    (take, path): (impl FnOnce(&mut dyn Read) -> io::Result<T> + Send + 'static, Option<&Path>),
 ) -> Result<T, JobError> {
     let pieces = store.get(key).await?;
     // What the store says says nothing of the object.
@@ -72,9 +101,9 @@ pub(super) async fn open_through<T: Send + 'static>(
     let opened =
         blocking(move || Ok::<_, JobError>(take_from(sealed, &opener, &record, on_bytes, take))).await?;
     let lost = lost.lock().unwrap_or_else(PoisonError::into_inner).take();
-    opened.map_err(|source| match lost {
+    opened.map_err(|failed| match lost {
         Some(error) => error.into(),
-        None => JobError::Object { key: key.to_string(), source },
+        None => failed.of(key, path),
     })
 }
 
@@ -84,21 +113,39 @@ fn take_from<T>(
     record: &ObjectRecord,
     on_bytes: impl Fn(usize),
     take: impl FnOnce(&mut dyn Read) -> io::Result<T>,
-) -> Result<T, SealError> {
+) -> Result<T, NotTaken> {
+    let damaged = |error| NotTaken::Object(SealError::Damaged(error));
     let mut stored = Counted { from: sealed, check: StoredCheck::default() };
-    let opened = opener.open(&mut stored)?;
-    let mut plain = Digested { from: opened, digest: blake3::Hasher::new(), bytes: 0, on_bytes };
-    let taken = take(&mut plain).map_err(SealError::Damaged)?;
+    let opened = opener.open(&mut stored).map_err(NotTaken::Object)?;
+    let digest = blake3::Hasher::new();
+    let mut plain = Digested { from: opened, digest, bytes: 0, has_failed: false, on_bytes };
+    let taken = take(&mut plain);
+    let taken = taken.map_err(|error| match plain.has_failed || !is_of_the_system(&error) {
+        true => damaged(error),
+        false => NotTaken::Written(error),
+    })?;
     // What was not taken, as what follows the end of an archive, belongs to the object too.
-    io::copy(&mut plain, &mut io::sink()).map_err(SealError::Damaged)?;
+    io::copy(&mut plain, &mut io::sink()).map_err(damaged)?;
     let found: Digest256 = plain.digest.finalize().into();
     if plain.bytes != record.plain_bytes || found != record.plain_blake3 {
-        return Err(SealError::Damaged(io::Error::other("its contents are not those of the manifest")));
+        return Err(damaged(io::Error::other("its contents are not those of the manifest")));
     }
     drop(plain);
-    io::copy(&mut stored, &mut io::sink()).map_err(SealError::Damaged)?;
-    stored.check.finish(record.stored_bytes, record.stored_sha256).map_err(SealError::Damaged)?;
+    io::copy(&mut stored, &mut io::sink()).map_err(damaged)?;
+    stored.check.finish(record.stored_bytes, record.stored_sha256).map_err(damaged)?;
     Ok(taken)
+}
+
+/// Whether the system said it, and not whoever found no sense in the bytes.
+fn is_of_the_system(error: &io::Error) -> bool {
+    let mut next: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(cause) = next {
+        if cause.downcast_ref::<io::Error>().is_some_and(|error| error.raw_os_error().is_some()) {
+            return true;
+        }
+        next = cause.source();
+    }
+    false
 }
 
 /// Checks stored bytes as they are read.
@@ -120,12 +167,14 @@ struct Digested<R, F> {
     from: R,
     digest: blake3::Hasher,
     bytes: u64,
+    /// Whether they could not be read.
+    has_failed: bool,
     on_bytes: F,
 }
 
 impl<R: Read, F: Fn(usize)> Read for Digested<R, F> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let read = self.from.read(into)?;
+        let read = self.from.read(into).inspect_err(|_| self.has_failed = true)?;
         self.digest.update(into.get(..read).unwrap_or_default());
         self.bytes += read as u64;
         (self.on_bytes)(read);

@@ -14,7 +14,7 @@ use super::facts::{MadePoint, Origin};
 use super::run::Run;
 use super::walk::Walk;
 use crate::jobs::receive_wal::{Shipped, noted};
-use crate::jobs::recover::{self, Stock};
+use crate::jobs::recover::{self, Choice, Stock};
 use crate::postgres::{PostgresError, wal};
 use crate::rules::causes::in_a_sentence;
 use crate::rules::layout::SnapshotId;
@@ -121,7 +121,8 @@ impl Walk<'_> {
         };
         let stock = Stock::read(means.catalog, Some(opener), None).await?;
         let wanted = Wanted::Target(Target::Name(point.name.clone()));
-        let (plan, base) = stock.plan(means.catalog, &wanted, None, Some(point.timeline)).await?;
+        let choice = Choice { timeline: Some(point.timeline), ..Choice::default() };
+        let (plan, base) = stock.plan(means.catalog, &wanted, choice).await?;
         let databases: Vec<_> = self.failed().map(|member| member.settings).collect();
         let work = recover::databases_at(&recovery, &stock, &plan, &base, &databases, self.run.clock);
         let moment = Box::pin(work).await?;
@@ -196,7 +197,8 @@ impl Run<'_> {
         };
         let stock = Stock::read(catalog, Some(opener), None).await?;
         let wanted = Wanted::Target(Target::Lsn(point.lsn));
-        let (_, base) = stock.plan(catalog, &wanted, None, Some(point.timeline)).await?;
+        let choice = Choice { timeline: Some(point.timeline), ..Choice::default() };
+        let (_, base) = stock.plan(catalog, &wanted, choice).await?;
         Ok(recover::why_not_unpacked(self.means.scratch_directory, &stock.bases, &base))
     }
 
