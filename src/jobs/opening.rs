@@ -181,3 +181,74 @@ impl<R: Read, F: Fn(usize)> Read for Digested<R, F> {
         Ok(read)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use age::x25519::Identity;
+
+    use super::*;
+    use crate::seal::Sealer;
+
+    fn sealed(plain: &[u8]) -> (Vec<u8>, ObjectRecord, Opener) {
+        let identity = Identity::generate();
+        let (bytes, record) = Sealer::new(vec![identity.to_public()]).unwrap().seal(plain).unwrap();
+        (bytes.to_vec(), record, Opener::new(vec![identity]))
+    }
+
+    fn an_archive() -> Vec<u8> {
+        let mut archive = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(100_000);
+        header.set_mode(0o600);
+        archive.append_data(&mut header, "base/1/1259", [7; 100_000].as_slice()).unwrap();
+        archive.into_inner().unwrap()
+    }
+
+    /// What comes of an object that is unpacked at `path`.
+    fn unpacked(bytes: &[u8], record: &ObjectRecord, opener: &Opener, path: &Path) -> Result<(), JobError> {
+        let key = ObjectKey::new("prod/base/x/base.tar.gz.age").unwrap();
+        let take = |plain: &mut dyn Read| tar::Archive::new(plain).unpack(path);
+        take_from(bytes, opener, record, |_| {}, take).map_err(|failed| failed.of(&key, Some(path)))
+    }
+
+    #[test]
+    fn a_disk_that_cannot_be_written_is_no_damage() {
+        let (bytes, record, opener) = sealed(&an_archive());
+        let room = tempfile::TempDir::new().unwrap();
+        unpacked(&bytes, &record, &opener, room.path()).unwrap();
+        assert!(room.path().join("base/1/1259").exists());
+
+        let full = Path::new("/dev/full");
+        let copy = |plain: &mut dyn Read| {
+            io::copy(plain, &mut std::fs::OpenOptions::new().write(true).open(full)?).map(drop)
+        };
+        let failed = take_from(bytes.as_slice(), &opener, &record, |_| {}, copy).unwrap_err();
+        let key = ObjectKey::new("prod/wal/x").unwrap();
+        let error = failed.of(&key, Some(full));
+        assert!(
+            matches!(&error, JobError::Disk { path, source, .. }
+                if path == full && source.kind() == io::ErrorKind::StorageFull),
+            "{error:?}"
+        );
+        // A file lies where a directory has to be made.
+        let blocked = tempfile::NamedTempFile::new().unwrap();
+        let error = unpacked(&bytes, &record, &opener, &blocked.path().join("data")).unwrap_err();
+        assert!(matches!(error, JobError::Disk { .. }), "{error:?}");
+    }
+
+    #[test]
+    fn damage_is_no_error_of_the_disk() {
+        let room = tempfile::TempDir::new().unwrap();
+        let (bytes, record, opener) = sealed(&an_archive());
+        for at in [bytes.len() / 2, bytes.len() - 1] {
+            let mut flipped = bytes.clone();
+            flipped[at] ^= 1;
+            let error = unpacked(&flipped, &record, &opener, room.path()).unwrap_err();
+            assert!(matches!(error, JobError::Object { .. }), "{at}: {error:?}");
+        }
+        // What is no archive is not what a manifest of ours names.
+        let (bytes, record, opener) = sealed(&[b'x'; 4096]);
+        let error = unpacked(&bytes, &record, &opener, room.path()).unwrap_err();
+        assert!(matches!(error, JobError::Object { .. }), "{error:?}");
+    }
+}

@@ -67,6 +67,23 @@ impl Stock {
         })
     }
 
+    /// As [`Stock::read`], and once more when something of the log seems lost: a segment that was completed while
+    /// it was listed may be in the list neither in parts nor whole.
+    ///
+    /// # Errors
+    /// As [`Stock::read`].
+    pub async fn read_settled(
+        catalog: &Catalog,
+        opener: Option<&Opener>,
+        shipped: Option<Shipped>,
+    ) -> Result<Self, JobError> {
+        let stock = Self::read(catalog, opener, shipped).await?;
+        match stock.lost_behind_newest() {
+            Some(_) => Self::read(catalog, opener, shipped).await,
+            None => Ok(stock),
+        }
+    }
+
     fn bases(&self, records: &Records) -> Vec<Base> {
         self.bases.iter().map(|manifest| base_of(manifest, records)).collect()
     }
@@ -102,15 +119,22 @@ impl Stock {
         self.shipped.as_ref().filter(is_shorter).map(|shipped| shipped.until)
     }
 
-    /// What was lost of the newest timeline's log behind its newest base backup, from where to where: with
-    /// that one no moment behind it can be had.
-    ///
-    /// A segment that was completed while it was listed looks lost, and is not the next time.
+    /// Where the log is of use again behind the end of `window`, if something of it was lost there.
+    pub fn lost_until(&self, window: &Window) -> Option<Lsn> {
+        self.goes_on(window).or_else(|| self.was_stored_to(window))
+    }
+
+    /// What was lost of the log behind the newest base backup, from where to where: no moment that is later
+    /// can be had before there is another base backup.
     pub fn lost_behind_newest(&self) -> Option<(Lsn, Lsn)> {
-        let (_, windows) = self.windows(None);
-        let newest = windows.last()?;
-        let until = self.goes_on(newest).or_else(|| self.was_stored_to(newest))?;
-        Some((newest.end, until))
+        let id = &self.bases.last()?.id;
+        let of = |timeline| {
+            let (_, windows) = self.windows(timeline);
+            windows.into_iter().find(|window| window.base.id == *id)
+        };
+        // A server may go on on another timeline than the newest.
+        let window = of(None).or_else(|| of(self.bases.last().map(|base| base.timeline)))?;
+        Some((window.end, self.lost_until(&window)?))
     }
 
     /// Until when everything that was committed is stored in a window.
