@@ -34,7 +34,7 @@ use crate::cli::report::{ExitCode, Failure, Report};
 use crate::cli::wal::shipped as wal_received;
 use crate::cli::{Global, audit, clock};
 use crate::http::{HttpError, Office, Order, Server};
-use crate::jobs::due::{self, Work};
+use crate::jobs::due::{self, LogStanding, Work};
 use crate::jobs::migrate::Stop;
 use crate::ledger::JobKind;
 use crate::ledger::lock::{LockName, StateLock};
@@ -101,6 +101,7 @@ pub async fn serve(global: Global, stop: Stop) -> Result<Report, Failure> {
         survey: None,
         changes: 0,
         not_before: BTreeMap::new(),
+        mended: None,
     };
     daemon.run(stop).await
 }
@@ -125,6 +126,8 @@ struct Daemon {
     /// How often something ended that may have changed the catalog.
     changes: u64,
     not_before: BTreeMap<Errand, Instant>,
+    /// When a base backup was last begun because log was lost.
+    mended: Option<Instant>,
 }
 
 impl Daemon {
@@ -188,6 +191,9 @@ impl Daemon {
         self.begin_abandoned().await;
         for work in self.work_due().await {
             if self.may_begin(&work) {
+                if work.kind == JobKind::BaseBackup && self.is_to_mend() {
+                    self.mended = Some(Instant::now());
+                }
                 self.begin(Errand::Work(work));
             } else if work.kind == JobKind::Retain {
                 // It needs the repository for itself: what is due later must not keep it from that.
@@ -207,8 +213,8 @@ impl Daemon {
         let Ground { host, ledger, .. } = &*self.ground;
         let (databases, listing, now) = (&survey.databases, &survey.listing, clock::now());
         let shipped = wal_received(&host.settings.state.directory);
-        let standings =
-            due::standings(&host.settings, databases, listing, ledger, shipped.as_ref(), now).await;
+        let log = LogStanding { shipped: shipped.as_ref(), is_broken: self.is_to_mend() };
+        let standings = due::standings(&host.settings, databases, listing, ledger, log, now).await;
         let standings = match standings {
             Ok(standings) => standings,
             Err(error) => {
@@ -226,6 +232,12 @@ impl Daemon {
             .map(|(_, work)| work)
             .filter(|work| self.has_waited(&Errand::Work(work.clone())))
             .collect()
+    }
+
+    /// Whether log was lost that no base backup is behind yet, and none was begun because of that a while ago.
+    fn is_to_mend(&self) -> bool {
+        let has_waited = self.mended.is_none_or(|at| at.elapsed() >= SURVEY_AGE);
+        has_waited && self.survey.as_ref().is_some_and(|survey| survey.lost.is_some())
     }
 
     /// Whether work that is due has room beside what runs.

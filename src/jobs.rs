@@ -30,6 +30,7 @@ use crate::fence::FenceError;
 use crate::ledger::LedgerError;
 use crate::ledger::lock::LockError;
 use crate::postgres::PostgresError;
+use crate::rules::layout::SnapshotId;
 use crate::rules::table_name::TableNotFound;
 use crate::seal::SealError;
 use crate::store::StoreError;
@@ -71,6 +72,27 @@ pub enum JobError {
         action: String,
         /// Each reason as a sentence.
         reasons: Vec<String>,
+    },
+    /// What a base backup consists of is not what was stored.
+    #[error("base backup {base} is damaged")]
+    DamagedBase {
+        /// The base backup.
+        base: SnapshotId,
+        /// Another one that reaches the moment, as far as is known.
+        instead: Option<SnapshotId>,
+        /// What is wrong with which object.
+        #[source]
+        source: Box<JobError>,
+    },
+    /// The base backup that was asked for does not lead to the moment.
+    #[error("{action}: {why}")]
+    NotFromBase {
+        /// What was asked for.
+        action: String,
+        /// What it reaches, as a sentence.
+        why: String,
+        /// The one that is taken where none is asked for, if one leads there.
+        instead: Option<SnapshotId>,
     },
     /// A table that is asked for is not in the snapshot.
     #[error(transparent)]

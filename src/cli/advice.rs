@@ -1,6 +1,9 @@
 //! What an operator can do about an error: its exit code and its hint.
 
+mod physical;
+
 use std::error::Error;
+use std::io::ErrorKind;
 
 use super::report::ExitCode;
 use crate::catalog::CatalogError;
@@ -164,7 +167,7 @@ fn advice_on(error: &(dyn Error + 'static)) -> Advice {
 fn on_seal(error: &SealError) -> Advice {
     match error {
         SealError::WrongIdentity => {
-            said(ExitCode::Failed, "give the identity of one of the recipients that `belay show` names")
+            said(ExitCode::Usage, "give the identity of one of the recipients; the recovery kit names them")
         }
         SealError::NoRecipient => said(ExitCode::Usage, "set recipients in [keys], or run `belay init`"),
         SealError::NotAge(_) | SealError::Damaged(_) => said(
@@ -187,6 +190,11 @@ fn on_signature(error: &SignatureError) -> Advice {
 
 fn on_job(error: &JobError) -> Advice {
     match error {
+        JobError::Object { source: SealError::WrongIdentity, .. } => None,
+        JobError::Object { key, .. } => physical::on_object(key),
+        JobError::DamagedBase { instead, .. } => physical::on_damaged(instead.as_ref()),
+        JobError::NotFromBase { instead, .. } => physical::on_choice(instead.as_ref()),
+        JobError::Disk { source, .. } => on_disk(source.kind()),
         JobError::Refused { .. } => Some((ExitCode::Refused, None)),
         JobError::NoTable(TableNotFound::Missing { .. }) => said(
             ExitCode::NotFound,
@@ -208,6 +216,20 @@ fn on_job(error: &JobError) -> Advice {
         ),
         _ => None,
     }
+}
+
+fn on_disk(kind: ErrorKind) -> Advice {
+    let hint = match kind {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "make room on the disk that this is on",
+        ErrorKind::FileTooLarge => {
+            "a limit on the size of files keeps belay from writing it: look at `ulimit -f`, or LimitFSIZE of the service"
+        }
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+            "the user that belay runs as must be able to write there"
+        }
+        _ => return None,
+    };
+    said(ExitCode::Failed, hint)
 }
 
 /// What lets a role write heartbeats.
@@ -335,10 +357,12 @@ fn on_store(error: &StoreError) -> Advice {
             ExitCode::Failed,
             "look at the disk or the mount that the repository is on; copy away what can still be read",
         ),
-        StoreError::Missing { .. } => said(
-            ExitCode::Problem,
-            "an object of the snapshot is missing; `belay verify` names everything that is",
-        ),
+        StoreError::Missing { key, .. } => physical::on_object(key).or_else(|| {
+            said(
+                ExitCode::Problem,
+                "an object of the snapshot is missing; `belay verify` names everything that is",
+            )
+        }),
         _ => None,
     }
 }

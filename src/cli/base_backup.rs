@@ -10,8 +10,9 @@ use super::host::Host;
 use super::progress::shown;
 use super::report::{ExitCode, Failure, Report, bytes_text, duration_text};
 use super::{Global, clock};
-use crate::jobs::Progress;
 use crate::jobs::base_backup::{self, Made, Manner};
+use crate::jobs::receive_wal::waiting::KeptLog;
+use crate::jobs::{JobError, Progress};
 use crate::ledger::lock::{LockName, StateLock};
 use crate::ledger::{JobKind, Ledger};
 use crate::rules::physical::Tablespace;
@@ -51,17 +52,19 @@ pub async fn run(global: &Global, BaseBackupArgs {}: BaseBackupArgs) -> Result<R
     for Tablespace { name, location, .. } in &manifest.tablespaces {
         text.push_str(&format!("  with tablespace {name} at {location}\n"));
     }
-    text.extend(made.notes.iter().map(|note| format!("  note: {note}\n")));
+    text.extend(made.notes.iter().chain(&made.unusable).map(|note| format!("  note: {note}\n")));
     let body = json!({
         "id": manifest.id, "cluster": manifest.cluster, "began_at": manifest.began_at, "ended_at": manifest.ended_at,
         "timeline": manifest.timeline, "start_lsn": manifest.start_lsn, "stop_lsn": manifest.stop_lsn,
         "plain_bytes": manifest.plain_bytes, "stored_bytes": manifest.stored_bytes, "elapsed_ms": made.elapsed_ms,
         "kind": manifest.kind(), "parent": manifest.parent, "tablespaces": manifest.tablespaces, "notes": made.notes,
+        "usable": made.unusable.is_none(), "unusable_because": made.unusable,
     });
     Ok(Report::new(TITLE, text, &body))
 }
 
-/// Makes one under its locks, and records that in the ledger.
+/// Makes one under its locks, records that in the ledger, and waits for a while until the log behind it is
+/// stored.
 ///
 /// # Errors
 /// [`Failure`]; with [`ExitCode::Busy`] when another one, or a sweep, runs.
@@ -90,8 +93,13 @@ pub async fn make_one(global: &Global, host: &Host, ledger: &Ledger) -> Result<M
             full_every: host.settings.base_backup.full_every,
             stall_timeout: STALL_TIMEOUT,
         };
-        let work = base_backup::make(&means, &to, manner, rand::random(), clock::now);
-        shown(global, TITLE, &progress, work).await.map_err(Failure::of(TITLE))
+        let log = KeptLog { state, is_received: host.settings.wal.receive };
+        let work = async {
+            let mut made = base_backup::make(&means, &to, manner, rand::random(), clock::now).await?;
+            base_backup::wait_until_usable(&means, &to, log, &mut made).await;
+            Ok::<_, JobError>(made)
+        };
+        shown(global, TITLE, &progress, Box::pin(work)).await.map_err(Failure::of(TITLE))
     })
     .await
 }

@@ -66,7 +66,7 @@ pub async fn report(host: &Host, database: Option<&str>) -> Result<Report, Failu
     ];
     let mut text = if rows.is_empty() { "there are no snapshots\n".into() } else { table(head, &rows) };
     // Base backups are of all databases: who asks for one is not told of them.
-    let (windows, points) = match database {
+    let (windows, points): (Vec<_>, Vec<_>) = match database {
         None => {
             let points = host.catalog.restore_points().await;
             (Reached::read_of(host).await?.windows, points.map_err(Failure::of("read the restore points"))?)
@@ -74,13 +74,15 @@ pub async fn report(host: &Host, database: Option<&str>) -> Result<Report, Failu
         Some(_) => Default::default(),
     };
     text.push_str(&windows::text(&windows));
+    let unreachable = windows::gaps(&windows);
+    text.extend(unreachable.iter().map(|gap| format!("unreachable {}", gap.line())));
     text.push_str(&windows::text_of_points(&points));
     let snapshots: Vec<_> =
         entries.iter().map(|entry| json_of(entry, expires.get(&entry.manifest.id))).collect();
     Ok(Report::new(
         "list",
         text,
-        &json!({ "snapshots": snapshots, "windows": windows, "restore_points": points }),
+        &json!({ "snapshots": snapshots, "windows": windows, "unreachable": unreachable, "restore_points": points }),
     ))
 }
 

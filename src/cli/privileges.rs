@@ -54,7 +54,7 @@ fn read_inputs(cli: &Cli, settings: Option<&Settings>, now: DateTime<Utc>) -> Re
     let mut inputs = Inputs { directory, ..Inputs::default() };
     if let Some(path) = cli.verb.identity_file() {
         let bytes = std::fs::read(path).map_err(|error| {
-            Failure::new("read the identity", ExitCode::Failed, format!("{}: {error}", path.display()))
+            Failure::new("read the identity", ExitCode::Usage, format!("{}: {error}", path.display()))
         })?;
         inputs.identity = Some((path.display().to_string(), bytes));
     }

@@ -5,6 +5,7 @@ pub mod plan;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
 use clap::Args;
 use serde_json::json;
 
@@ -16,10 +17,11 @@ use super::report::{Failure, Report, duration_text};
 use super::standalone::{Standalone, StandaloneArgs};
 use super::{Global, audit, opener_of, wal};
 use crate::catalog::Catalog;
-use crate::jobs::recover::{self, Means, Recovered, Stock};
+use crate::jobs::recover::{self, Choice, Means, Recovered, Stock};
 use crate::jobs::{JobError, Progress};
 use crate::ledger::lock::{LockName, StateLock};
 use crate::ledger::{JobKind, Ledger};
+use crate::rules::layout::SnapshotId;
 use crate::rules::recovery::Wanted;
 use crate::rules::tablespaces::{Mapping, Place};
 use crate::seal::Opener;
@@ -44,6 +46,10 @@ pub struct RecoverArgs {
     /// The timeline to follow; the newest unless told otherwise
     #[arg(long, value_name = "N")]
     pub timeline: Option<u32>,
+    /// Begin with this base backup; the newest before the moment whose verification has not failed, unless
+    /// told otherwise
+    #[arg(long, value_name = "ID")]
+    pub base: Option<SnapshotId>,
     /// Say what would be read, how long it would take and what room it needs, and do nothing
     #[arg(long)]
     pub plan: bool,
@@ -119,7 +125,8 @@ pub async fn run(global: &Global, args: RecoverArgs, inputs: Inputs) -> Result<R
     let _repository = StateLock::shared(state, &LockName::repository()).map_err(Failure::of(TITLE))?;
     let stock =
         Stock::read(catalog, Some(&ground.opener), wal::shipped(state)).await.map_err(Failure::of(TITLE))?;
-    let planned = stock.plan(catalog, &args.at, None, args.timeline).await;
+    let choice = Choice { timeline: args.timeline, base: args.base.as_ref(), ..Choice::default() };
+    let planned = stock.plan(catalog, &args.at, choice).await;
     let (plan, base) = planned.map_err(Failure::of(TITLE))?;
     if args.plan {
         let planned = RecoveryPlan::of(catalog, &plan, &base, &args.at, &args.into).await?;
@@ -138,6 +145,18 @@ pub async fn run(global: &Global, args: RecoverArgs, inputs: Inputs) -> Result<R
     Ok(report(&args, &recovered, &placed))
 }
 
+/// Where a recovery really ended, in words; the time is as `--at` takes it.
+pub fn reached_text(recovered: &Recovered) -> String {
+    let at = |time: DateTime<Utc>| time.format("%Y-%m-%d %H:%M:%S%.6f UTC");
+    let last = match recovered.reached.last_commit {
+        Some(time) => format!("the last transaction in it ended at {}", at(time)),
+        None => "no transaction ended behind the base backup".to_owned(),
+    };
+    let end =
+        if recovered.reached_end { "; the log ends there, and nothing was committed later" } else { "" };
+    format!("{} of the log: {last}{end}", recovered.reached.lsn)
+}
+
 fn report(args: &RecoverArgs, recovered: &Recovered, placed: &[Place]) -> Report {
     let mut text = format!(
         "recovered {} into {} from base backup {} and {} segments of the log, in {}\n",
@@ -147,6 +166,7 @@ fn report(args: &RecoverArgs, recovered: &Recovered, placed: &[Place]) -> Report
         recovered.segments,
         duration_text(recovered.elapsed_ms)
     );
+    text.push_str(&format!("  reached {}\n", reached_text(recovered)));
     for place in placed.iter().filter(|place| !place.is_original()) {
         text.push_str(&format!("  tablespace {} at {}\n", place.tablespace.name, place.directory.display()));
     }
@@ -158,6 +178,7 @@ fn report(args: &RecoverArgs, recovered: &Recovered, placed: &[Place]) -> Report
     ));
     let body = json!({
         "into": args.into, "at": args.at.to_string(), "base": recovered.base, "segments": recovered.segments,
+        "reached_lsn": recovered.reached.lsn, "last_commit_at": recovered.reached.last_commit,
         "reached_end_of_log": recovered.reached_end, "notes": recovered.notes, "elapsed_ms": recovered.elapsed_ms,
     });
     Report::new("recover", text, &body)

@@ -15,18 +15,20 @@ use super::host::Host;
 use super::privileges::Inputs;
 use super::progress::shown;
 use super::recover::plan::RecoveryPlan;
+use super::recover::reached_text;
 use super::report::{ExitCode, Failure, Report, bytes_text, duration_text};
 use super::standalone::{Standalone, StandaloneArgs};
 use super::{Global, audit, clock, opener_of, selector, wal};
 use crate::catalog::{Catalog, Entry, Selector};
 use crate::jobs::load::{RestoreErrors, Source};
 use crate::jobs::prove::Proof;
-use crate::jobs::recover::{self, Moment, Recovered, Stock};
+use crate::jobs::recover::{self, Choice, Moment, Recovered, Stock};
 use crate::jobs::restore::plan::{self, RestorePlan};
 use crate::jobs::restore::{self, Destination, Means, Request, Restored, recover as interrupted};
 use crate::jobs::{JobError, Progress};
 use crate::ledger::lock::{LockName, StateLock};
 use crate::ledger::{JobKind, Ledger};
+use crate::rules::layout::SnapshotId;
 use crate::rules::recovery::Wanted;
 use crate::rules::table_name::TableName;
 use crate::seal::Opener;
@@ -48,6 +50,10 @@ pub struct RestoreArgs {
     /// With --at: the timeline to follow; the newest unless told otherwise
     #[arg(long, value_name = "N", requires = "at")]
     pub timeline: Option<u32>,
+    /// With --at: begin with this base backup; the newest before the moment whose verification has not failed,
+    /// unless told otherwise
+    #[arg(long, value_name = "ID", requires = "at")]
+    pub base: Option<SnapshotId>,
     /// Restore into a new database of this name; with --table, into this existing one
     #[arg(long, value_name = "NAME", required_unless_present_any = ["swap", "tables"], conflicts_with = "swap", value_parser = database_name)]
     pub into: Option<String>,
@@ -109,15 +115,16 @@ pub async fn run(global: &Global, args: RestoreArgs, inputs: Inputs) -> Result<R
     let mut ground = Ground::open(global, &args, &inputs).await?;
     let moment = match &args.at {
         Some(target) if args.plan => return ground.plan_at(&args, &title, target).await,
-        Some(target) => Some(ground.at(global, &title, target, args.timeline).await?),
+        Some(target) => Some(ground.at(global, &title, target, &args).await?),
         None => None,
     };
     let listing = ground.catalog.list().await.map_err(Failure::of(&title))?;
     let name = ground.database.connection.database.clone();
     let entry = listing.select(Some(&name), &args.from).map_err(Failure::of(&title))?;
-    let newer = ground.note().into_iter().chain(listing.rejected_after(entry)).collect::<Vec<_>>();
+    let mut newer = ground.note().into_iter().chain(listing.rejected_after(entry)).collect::<Vec<_>>();
+    newer.extend(moment.iter().flat_map(notes_of));
     if !args.tables.is_empty() {
-        return Box::pin(tables::run(global, &args, &ground, entry, newer)).await;
+        return Box::pin(tables::run(global, &args, &ground, entry, (newer, moment.as_ref()))).await;
     }
     let request = request(&args, &ground, entry);
     if args.plan {
@@ -134,7 +141,6 @@ pub async fn run(global: &Global, args: RestoreArgs, inputs: Inputs) -> Result<R
         })
         .await?;
     restored.notes.extend(newer);
-    restored.notes.extend(moment.iter().map(note_of));
     if args.standalone.standalone
         && let Some(kept) = &restored.previous_kept_as
     {
@@ -142,13 +148,23 @@ pub async fn run(global: &Global, args: RestoreArgs, inputs: Inputs) -> Result<R
             .notes
             .push(format!("nothing will remove {kept}: drop it yourself when it is no longer needed"));
     }
-    Ok(report(&restored, entry))
+    Ok(report(&restored, entry, moment.as_ref()))
 }
 
 /// What there is to say of a moment that was restored.
-fn note_of(moment: &Recovered) -> String {
-    let end = if moment.reached_end { ", to its end: nothing was committed later" } else { "" };
-    format!("recovered from base backup {} and {} segments of the log{end}", moment.base, moment.segments)
+fn notes_of(moment: &Recovered) -> Vec<String> {
+    let from =
+        format!("recovered from base backup {} and {} segments of the log", moment.base, moment.segments);
+    let reached = format!("reached {}", reached_text(moment));
+    [from, reached].into_iter().chain(moment.notes.clone()).collect()
+}
+
+/// The same as data; `null` for a snapshot of the repository.
+fn json_of(moment: Option<&Recovered>) -> serde_json::Value {
+    json!(moment.map(|moment| json!({
+        "base": moment.base, "segments": moment.segments, "reached_lsn": moment.reached.lsn,
+        "last_commit_at": moment.reached.last_commit, "reached_end_of_log": moment.reached_end,
+    })))
 }
 
 /// A line that tells Alembic's revisions, where there are any.
@@ -220,10 +236,8 @@ impl Ground {
         let stock = Stock::read(&self.catalog, Some(&self.opener), wal::shipped(state))
             .await
             .map_err(Failure::of(title))?;
-        let (plan, base) = stock
-            .plan(&self.catalog, wanted, Some(&self.database.connection.database), args.timeline)
-            .await
-            .map_err(Failure::of(title))?;
+        let planned = stock.plan(&self.catalog, wanted, self.choice(args)).await;
+        let (plan, base) = planned.map_err(Failure::of(title))?;
         let planned = RecoveryPlan::of(&self.catalog, &plan, &base, wanted, &state.join("scratch")).await?;
         let tables: Vec<String> = args.tables.iter().map(ToString::to_string).collect();
         let whose = match (tables.as_slice(), &args.into) {
@@ -234,13 +248,19 @@ impl Ground {
         Ok(planned.report(&format!("in the scratch directory, and restore {whose} from there")))
     }
 
-    /// Puts the database as it was at `wanted`, on the newest timeline unless one is named, in place of the repository's snapshots.
+    /// What of the repository the moment is recovered from, as far as the arguments say it.
+    fn choice<'a>(&'a self, args: &'a RestoreArgs) -> Choice<'a> {
+        let database = Some(self.database.connection.database.as_str());
+        Choice { database, timeline: args.timeline, base: args.base.as_ref() }
+    }
+
+    /// Puts the database as it was at `wanted` in place of the repository's snapshots.
     async fn at(
         &mut self,
         global: &Global,
         title: &str,
         wanted: &Wanted,
-        timeline: Option<u32>,
+        args: &RestoreArgs,
     ) -> Result<Recovered, Failure> {
         let state = &self.state_directory;
         let ledger =
@@ -260,7 +280,7 @@ impl Ground {
             .await
             .map_err(Failure::of(title))?;
         let name = self.database.connection.database.clone();
-        let planned = stock.plan(&self.catalog, wanted, Some(&name), timeline).await;
+        let planned = stock.plan(&self.catalog, wanted, self.choice(args)).await;
         let (plan, base) = planned.map_err(Failure::of(title))?;
         audit::note(&ledger, audit::KEY_USE, (Some(&name), Some(base.id.as_str())), "to recover").await?;
         let subject = |moment: &Moment| moment.recovered.base.to_string();
@@ -336,7 +356,7 @@ fn request<'a>(args: &RestoreArgs, ground: &'a Ground, entry: &'a Entry) -> Requ
     }
 }
 
-fn report(restored: &Restored, from: &Entry) -> Report {
+fn report(restored: &Restored, from: &Entry, moment: Option<&Recovered>) -> Report {
     let (from, revisions) = (&from.manifest.id, &from.manifest.revisions);
     let mut text = format!(
         "restored {from} into {}: {} tables, {} rows, proven, in {}\n",
@@ -353,7 +373,7 @@ fn report(restored: &Restored, from: &Entry) -> Report {
     let body = json!({
         "database": restored.database, "from": from, "revision": revisions, "into": restored.database,
         "previous_kept_as": restored.previous_kept_as, "rows": restored.rows, "tables": restored.tables,
-        "notes": restored.notes, "elapsed_ms": restored.elapsed_ms,
+        "moment": json_of(moment), "notes": restored.notes, "elapsed_ms": restored.elapsed_ms,
     });
     Report::new("restore", text, &body)
 }

@@ -218,7 +218,9 @@ async fn look(host: &Host, ledger: &Ledger, scope: Scope<'_>, now: DateTime<Utc>
     kept.retain(|kept| scope.covers(Some(kept.of())));
     let mut running = running(ledger).await?;
     running.retain(|job| scope.covers(job.database()));
-    let mut scheduled = scheduled(&host.settings, &meant, &listing, ledger, now).await?;
+    let recovery = if is_of_host { recovery(host, now).await? } else { None };
+    let is_broken = recovery.as_ref().is_some_and(RecoveryStatus::is_broken);
+    let mut scheduled = scheduled(&host.settings, &meant, &listing, ledger, is_broken, now).await?;
     scheduled.retain(|scheduled| scope.covers(scheduled.database()));
     Ok(Status {
         databases,
@@ -229,7 +231,7 @@ async fn look(host: &Host, ledger: &Ledger, scope: Scope<'_>, now: DateTime<Utc>
         wal: wal::shipped(&host.settings.state.directory)
             .filter(|_| is_of_host && host.settings.cluster.point_in_time)
             .map(|shipped| WalStatus::of(shipped, wal::is_received(&host.settings.state.directory), now)),
-        recovery: if is_of_host { recovery(host, now).await? } else { None },
+        recovery,
         databases_kept: kept,
         running,
         unfinished_runs: runs

@@ -56,12 +56,24 @@ pub struct Window {
 pub struct Gap {
     /// The last moment before.
     pub from: DateTime<Utc>,
-    /// The first one after.
-    pub until: DateTime<Utc>,
+    /// The first one after; `None` while no base backup leads behind what is missing.
+    pub until: Option<DateTime<Utc>>,
     /// Where the log ends before.
     pub from_lsn: Lsn,
-    /// Where it is of use again.
+    /// Where it is of use again, or goes on.
     pub until_lsn: Lsn,
+}
+
+impl Gap {
+    /// A line without a heading.
+    pub fn line(&self) -> String {
+        let Self { from, until, from_lsn, until_lsn } = self;
+        let (from, missing) = (time_text(*from), format!("log is missing from {from_lsn} to {until_lsn}"));
+        match until {
+            Some(until) => format!("from {from} to {}: {missing}\n", time_text(*until)),
+            None => format!("from {from} on: {missing}, and no base backup is behind that yet\n"),
+        }
+    }
 }
 
 /// Base backups and log, and what they reach on every timeline.
@@ -88,7 +100,7 @@ impl Reached {
 
     async fn read(catalog: &Catalog, opener: Option<&Opener>, state: &Path) -> Result<Self, Failure> {
         let failed = || Failure::of("read the base backups");
-        let stock = Stock::read(catalog, opener, wal::shipped(state)).await.map_err(failed())?;
+        let stock = Stock::read_settled(catalog, opener, wal::shipped(state)).await.map_err(failed())?;
         let mut windows = Vec::new();
         for window in &stock.windows_of_all() {
             let until = stock.complete_until(catalog, window).await.map_err(failed())?;
@@ -104,7 +116,7 @@ impl Reached {
                 until: until.filter(|_| window.is_usable()),
                 from_lsn: base.stop,
                 until_lsn: window.end,
-                resumes_lsn: window.resumes,
+                resumes_lsn: stock.lost_until(window),
                 base_bytes: manifest.map_or(0, |manifest| manifest.plain_bytes),
                 log_bytes: window.end.0.saturating_sub(base.start.0),
             });
@@ -193,18 +205,25 @@ fn are_several(timelines: impl Iterator<Item = u32>) -> bool {
     timelines.collect::<BTreeSet<u32>>().len() > 1
 }
 
-/// What lies between the windows of the newest timeline; those that reach nothing leave no trace.
+/// What lies between the windows of the newest timeline, and behind the last where log was lost; those that
+/// reach nothing leave no trace.
 pub fn gaps(windows: &[Window]) -> Vec<Gap> {
     let mut gaps = Vec::new();
     let mut reached: Option<(DateTime<Utc>, Lsn)> = None;
+    let mut lost = None;
     let newest = windows.last().map(|window| window.timeline);
     for window in windows.iter().filter(|window| Some(window.timeline) == newest) {
         let Some(until) = window.until else { continue };
         if let Some((from, from_lsn)) = reached.filter(|(before, _)| *before < window.from) {
-            gaps.push(Gap { from, until: window.from, from_lsn, until_lsn: window.from_lsn });
+            gaps.push(Gap { from, until: Some(window.from), from_lsn, until_lsn: window.from_lsn });
         }
-        reached = reached.max(Some((until, window.until_lsn)));
+        if reached.is_none_or(|before| before <= (until, window.until_lsn)) {
+            reached = Some((until, window.until_lsn));
+            lost = window.resumes_lsn;
+        }
     }
+    let behind = reached.zip(lost);
+    gaps.extend(behind.map(|((from, from_lsn), until_lsn)| Gap { from, until: None, from_lsn, until_lsn }));
     gaps
 }
 
@@ -230,9 +249,16 @@ mod tests {
             log_bytes: 0,
         };
         let windows = [window(0, Some(50)), window(20, Some(50)), window(55, None), window(60, Some(90))];
-        let gap = Gap { from: at(50), until: at(60), from_lsn: Lsn(50), until_lsn: Lsn(60) };
+        let gap = Gap { from: at(50), until: Some(at(60)), from_lsn: Lsn(50), until_lsn: Lsn(60) };
         assert_eq!(gaps(&windows), [gap]);
         assert_eq!(gaps(&windows[..2]), []);
         assert_eq!(gaps(&[]), []);
+
+        let broken = Window { resumes_lsn: Some(Lsn(55)), ..window(20, Some(50)) };
+        let behind = Gap { from: at(50), until: None, from_lsn: Lsn(50), until_lsn: Lsn(55) };
+        let first = Window { resumes_lsn: Some(Lsn(55)), ..window(0, Some(50)) };
+        let unusable = window(58, None);
+        assert_eq!(gaps(&[first.clone(), broken.clone(), unusable]), [behind], "at once");
+        assert_eq!(gaps(&[first, broken, window(60, Some(90))]).len(), 1, "a newer one leads behind it");
     }
 }

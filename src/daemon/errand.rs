@@ -12,12 +12,14 @@ use crate::cli::gate::resume_open_runs;
 use crate::cli::host::Host;
 use crate::cli::report::{ExitCode, Failure};
 use crate::cli::verify::{Wanted, physical, verify_wanted};
-use crate::cli::{Global, audit, base_backup, retain, snapshot};
+use crate::cli::{Global, audit, base_backup, retain, snapshot, wal};
 use crate::http::Task;
 use crate::jobs::due::Work;
+use crate::jobs::recover::Stock;
 use crate::jobs::verify_physical::{self, Wish};
 use crate::ledger::{JobKind, Ledger, OnBehalf};
 use crate::rules::manifest::Depth;
+use crate::rules::wal::Lsn;
 use crate::settings::DatabaseSettings;
 
 /// What every errand is done with.
@@ -94,6 +96,8 @@ pub struct Survey {
     pub databases: Vec<DatabaseSettings>,
     /// The snapshots.
     pub listing: Listing,
+    /// From where to where log was lost behind the newest base backup.
+    pub lost: Option<(Lsn, Lsn)>,
 }
 
 /// What an errand brought.
@@ -157,7 +161,22 @@ async fn survey(ground: &Ground, change: u64) -> Result<Survey, Failure> {
     for rejected in &listing.rejected {
         tracing::warn!(snapshot = %rejected.home.id, reason = rejected.reason(), "a snapshot is not believed");
     }
-    Ok(Survey { change, at: Instant::now(), databases, listing })
+    let lost = lost(host).await;
+    Ok(Survey { change, at: Instant::now(), databases, listing, lost })
+}
+
+/// What of the log was lost behind the newest base backup. That it cannot be told keeps nothing else from being
+/// done.
+async fn lost(host: &Host) -> Option<(Lsn, Lsn)> {
+    if !host.settings.cluster.point_in_time {
+        return None;
+    }
+    let (opener, shipped) = (host.opener(), wal::shipped(&host.settings.state.directory));
+    let stock = Stock::read_settled(&host.catalog, opener.as_ref(), shipped).await;
+    let stock = stock.inspect_err(|error| tracing::warn!(%error, "base backups and log cannot be read"));
+    let (from, until) = stock.ok()?.lost_behind_newest()?;
+    tracing::warn!(%from, %until, "log was lost behind the newest base backup: another one is due");
+    Some((from, until))
 }
 
 async fn work_on(ground: &Ground, work: &Work) -> Result<(), Failure> {
@@ -172,6 +191,9 @@ async fn work_on(ground: &Ground, work: &Work) -> Result<(), Failure> {
             let manifest = &made.manifest;
             for note in &made.notes {
                 tracing::info!(job = "base-backup", backup_id = %manifest.id, note, "it is not as it was wanted");
+            }
+            if let Some(why) = &made.unusable {
+                tracing::warn!(job = "base-backup", backup_id = %manifest.id, why, "it is of no use yet");
             }
             tracing::info!(
                 job = "base-backup",

@@ -4,6 +4,7 @@
 //! Comes in: a connection, keys, an opened catalog. Goes out: a published manifest. Until that is
 //! written, the last of all, nothing of this exists for anybody.
 
+mod behind;
 mod copy;
 mod parent;
 
@@ -14,6 +15,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use ed25519_dalek::SigningKey;
 
+pub use self::behind::wait_until_usable;
 use self::copy::{Copied, Copy};
 use self::parent::Parent;
 use super::keep_wal::check_cluster;
@@ -70,6 +72,8 @@ pub struct Made {
     pub manifest: BaseManifest,
     /// Why it is full where that was not wanted.
     pub notes: Vec<String>,
+    /// Why it cannot be used yet, as far as [`wait_until_usable`] found out.
+    pub unusable: Option<String>,
     /// How long it took.
     pub elapsed_ms: u64,
 }
@@ -140,7 +144,7 @@ async fn make_steadily(
     means.progress.enter("finishing");
     let manifest = describe(means, &maintenance, (facts, &tools), began, copied, &parent, clock).await?;
     means.catalog.publish_base(&manifest, means.signing).await?;
-    Ok(Made { manifest, notes: parent.notes, elapsed_ms: watch.elapsed_ms() })
+    Ok(Made { manifest, notes: parent.notes, unusable: None, elapsed_ms: watch.elapsed_ms() })
 }
 
 /// What is written down of a copy that has ended.

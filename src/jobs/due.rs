@@ -45,10 +45,20 @@ impl Standing {
     }
 }
 
+/// What is known of the log.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LogStanding<'a> {
+    /// How far it is stored, as whoever receives it noted.
+    pub shipped: Option<&'a Shipped>,
+    /// Whether some of it was lost behind the newest base backup: none that was made is of use for what came
+    /// later.
+    pub is_broken: bool,
+}
+
 /// Looks where everything stands that is scheduled for `databases`, snapshots first.
 ///
 /// A verification of a database without snapshots is not scheduled; nor is a base backup while no log is
-/// received, which `shipped` says: one from before is of no use, and another is due at once; nor a
+/// received, which `log` says: one from before is of no use, and another is due at once, as it is where log was lost since; nor a
 /// verification of base backups while the log that makes one of any use is not stored. Where the server
 /// hands its log over nobody says it, and the schedule alone counts.
 ///
@@ -59,7 +69,7 @@ pub async fn standings(
     databases: &[DatabaseSettings],
     listing: &Listing,
     ledger: &Ledger,
-    shipped: Option<&Shipped>,
+    log: LogStanding<'_>,
     now: DateTime<Utc>,
 ) -> Result<Vec<Standing>, LedgerError> {
     let look = Look { settings, ledger, now };
@@ -76,10 +86,12 @@ pub async fn standings(
             );
         }
     }
-    let shipped = shipped.filter(|_| settings.wal.receive);
+    let shipped = log.shipped.filter(|_| settings.wal.receive);
     if settings.cluster.point_in_time && (shipped.is_some() || !settings.wal.receive) {
         let mut made = look.done(JobKind::BaseBackup, None).await?;
-        made.retain(|began_at| shipped.is_none_or(|shipped| *began_at >= shipped.unbroken_since));
+        let is_since =
+            |began_at: &DateTime<Utc>| shipped.is_none_or(|shipped| *began_at >= shipped.unbroken_since);
+        made.retain(|began_at| !log.is_broken && is_since(began_at));
         all.extend(look.at(JobKind::BaseBackup, None, settings.base_backup.schedule.as_ref(), made).await?);
         if look.has_usable_base(shipped).await? {
             let (kind, schedule) = (JobKind::VerifyPhysical, settings.verify.physical_schedule.as_ref());

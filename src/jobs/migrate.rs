@@ -37,6 +37,7 @@ use tokio::sync::watch;
 use self::facts::{Facts, FailedRelease, Loss, Rehearsal, RunFacts};
 use self::runner::Runner;
 use self::walk::Walk;
+use super::receive_wal::waiting::KeptLog;
 use super::{JobError, Progress, Stopwatch};
 use crate::catalog::Catalog;
 use crate::keys::ChunkKey;
@@ -47,7 +48,6 @@ use crate::seal::{Opener, Sealer};
 use crate::settings::{Consistency, DatabaseSettings, GateSettings};
 
 pub use self::environment::{application_name, connection_of};
-pub use self::point::KeptLog;
 pub use self::undo::pin_reason;
 
 /// What a run is made with.

@@ -16,6 +16,7 @@
 mod fuse;
 pub mod noted;
 mod shipping;
+pub mod waiting;
 
 use std::path::Path;
 use std::time::Duration;

@@ -6,6 +6,7 @@
 //! and addresses stay in it.
 
 mod assemble;
+mod damage;
 mod feed;
 mod guard;
 mod moment;
@@ -17,17 +18,18 @@ mod unpack;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub use self::damage::is_of_the_machine;
 use self::feed::Feed;
 use self::guard::{Guard, Reach};
 pub use self::moment::{Moment, databases_at};
 pub use self::places::places;
 pub(super) use self::segment::Source;
-pub use self::stock::{Stock, base_of};
+pub use self::stock::{Choice, Stock, base_of};
 use super::{JobError, Progress, Stopwatch, WorkDirectory, disk};
 use crate::catalog::Catalog;
-use crate::postgres::recovering::{self, RecoveredServer, Replay};
-use crate::postgres::replication;
+use crate::postgres::recovering::{self, RecoveredServer, Replay, Replayed};
 use crate::postgres::tools::{self, Tools};
+use crate::postgres::{replication, session};
 use crate::rules::causes::in_a_sentence;
 use crate::rules::chain;
 use crate::rules::layout::SnapshotId;
@@ -35,6 +37,9 @@ use crate::rules::physical::BaseManifest;
 use crate::rules::recovery::{Plan, Target};
 use crate::rules::tablespaces::Place;
 use crate::seal::Opener;
+
+/// How many restore points are named where one is not found.
+const POINTS_TOLD: usize = 10;
 
 /// What a recovery is made with.
 pub struct Means<'a> {
@@ -61,6 +66,8 @@ pub struct Recovered {
     pub major: u32,
     /// Whether the log ended before a commit behind the moment: then its end is the moment.
     pub reached_end: bool,
+    /// Where it ended.
+    pub reached: Replayed,
     /// Segments of the log that the server took.
     pub segments: u64,
     /// What could not be proven.
@@ -128,11 +135,26 @@ async fn recover_at(
         tracing::info!(base = %base.id, "the moment is not behind this base backup");
         site.empty()?;
     }
+    Err(not_found(means, plan).await)
+}
+
+/// What there is to say of a moment that no server came to.
+async fn not_found(means: &Means<'_>, plan: &Plan) -> JobError {
     let target = plan.stop_at.as_ref().map(ToString::to_string).unwrap_or_default();
-    Err(JobError::Refused {
-        action: format!("recover {target}"),
-        reasons: vec!["the log that is stored ends before it".into()],
-    })
+    let refused = |reason| JobError::Refused { action: format!("recover {target}"), reasons: vec![reason] };
+    let Some(Target::Name(name)) = &plan.stop_at else {
+        return refused("the log that is stored ends before it".into());
+    };
+    let all = std::iter::once(&plan.window).chain(&plan.older);
+    let from = all.clone().map(|window| window.base.start).min().unwrap_or_default();
+    let until = all.map(|window| window.end).max().unwrap_or_default();
+    let known = means.catalog.restore_points().await.unwrap_or_default();
+    let known: Vec<&str> = known.iter().rev().take(POINTS_TOLD).map(|point| point.name.as_str()).collect();
+    let known = match known.as_slice() {
+        [] => "none is known by its name".to_owned(),
+        known => format!("the newest that are known are {}", known.join(", ")),
+    };
+    refused(format!("the log from {from} to {until} has no restore point {name:?}; {known}"))
 }
 
 /// As [`recover`], from the plan's window alone; `None` when the log behind it ends before the moment.
@@ -145,12 +167,17 @@ async fn recover_from(
 ) -> Result<Option<Served>, JobError> {
     let major = base.server_version_num / 10_000;
     let programs = Tools::find_server(means.bin_directory, means.path, major).await?;
-    let mut notes = Vec::new();
+    let passed_over = |id: &SnapshotId| {
+        format!("base backup {id} was passed over: its verification failed, or that of one that it builds on")
+    };
+    let mut notes: Vec<String> = plan.passed_over.iter().map(passed_over).collect();
     means.progress.enter("unpacking the base backup");
     means.progress.expect(base.plain_bytes);
-    assemble::assemble(means, &stock.bases, base, &programs, directory, placed, is_durable).await?;
+    let assembled = assemble::assemble(means, &stock.bases, base, &programs, directory, placed, is_durable);
+    assembled.await.map_err(|error| damage::named(error, stock, plan))?;
     means.progress.enter("verifying the base backup");
-    notes.extend(verify_files(&programs, directory).await?);
+    let verified = verify_files(&programs, directory).await;
+    notes.extend(verified.map_err(|error| damage::found_in(&base.id, error, stock, plan))?);
     places::write_map(placed, directory)?;
     recovering::clean(directory).map_err(|source| disk("clean", directory, source))?;
 
@@ -187,8 +214,11 @@ async fn recover_from(
             None => return Ok(None),
         }
     };
-    let segments = feed.served();
-    let recovered = Recovered { base: base.id.clone(), major, reached_end, segments, notes, elapsed_ms: 0 };
+    let mut session = session::connect(&server.connection).await?;
+    let reached = recovering::replayed(&mut session).await?;
+    session::close(session).await?;
+    let (base, segments) = (base.id.clone(), feed.served());
+    let recovered = Recovered { base, major, reached_end, reached, segments, notes, elapsed_ms: 0 };
     Ok(Some(Served { recovered, server, programs, _room: room }))
 }
 

@@ -28,9 +28,8 @@ use crate::rules::chain::Broken;
 use crate::rules::drill::{self as rules, BaseVerification, Drill, PhysicalDepth, Span};
 use crate::rules::layout::{self, SnapshotId};
 use crate::rules::manifest;
-use crate::rules::physical::{BaseManifest, PieceName};
+use crate::rules::physical::BaseManifest;
 use crate::rules::recovery::{Plan, Target, Window};
-use crate::rules::wal::Lsn;
 use crate::seal::SealError;
 use crate::settings::Connection;
 use crate::store::StoreError;
@@ -234,20 +233,12 @@ fn hole(stock: &Stock, window: &Window) -> Option<String> {
     }
     let end = window.end;
     let last = stock.log.ends_in(window);
-    let later_part = stock.log.pieces_of(last).into_iter().filter_map(|piece| match piece {
-        PieceName::Part { from, .. } => Some(Lsn(last.start().0 + u64::from(from))),
-        _ => None,
-    });
-    let resumes = later_part.filter(|from| *from > end).min().or(window.resumes);
-    if let Some(resumes) = resumes {
+    if let Some(resumes) = stock.goes_on(window) {
         return Some(format!("log is missing from {end} to {resumes}: segment {last} is not whole"));
     }
-    let is_shorter =
-        stock.shipped.filter(|shipped| shipped.timeline == window.timeline && shipped.until > end);
-    if let Some(shipped) = is_shorter {
+    if let Some(until) = stock.was_stored_to(window) {
         return Some(format!(
-            "log is missing from {end} to {}, which was stored: segment {last} is not whole",
-            shipped.until
+            "log is missing from {end} to {until}, which was stored: segment {last} is not whole"
         ));
     }
     let (start, stop) = (window.base.start, window.base.stop);
@@ -278,7 +269,7 @@ async fn read_all(means: &Means<'_>, stock: &Stock, looked: &mut [Looked<'_>]) -
             let (store, progress) = (means.recovery.catalog.store(), Arc::clone(means.recovery.progress));
             let on_bytes = move |bytes| progress.advance(bytes);
             let opener = means.recovery.opener;
-            let read = open_through(store.as_ref(), opener, &key, object, on_bytes, |_| Ok(())).await;
+            let read = open_through(store.as_ref(), opener, &key, object, on_bytes, (|_| Ok(()), None)).await;
             one.base_bytes += object.plain_bytes;
             if let Err(error) = read {
                 one.problems.push(as_problem(error)?);
@@ -323,7 +314,7 @@ async fn recover_one(
         return Ok(drill::Found { notes: vec![note], ..drill::Found::default() });
     }
     one.depth = PhysicalDepth::Recovered;
-    let plan = Plan { window: one.window.clone(), stop_at: Some(Target::Time(moment)), older: Vec::new() };
+    let plan = Plan::of(&one.window, Some(Target::Time(moment)));
     let mut found = drill::drill(means, stock, &plan, one.base, seed, moment).await?;
     one.problems.append(&mut found.problems);
     one.drill = found.drill.take();
@@ -359,6 +350,7 @@ fn nothing_reached(
 fn as_problem(error: JobError) -> Result<String, JobError> {
     match &error {
         JobError::Object { source: SealError::WrongIdentity, .. } => Err(error),
+        JobError::DamagedBase { .. } => Ok(in_a_sentence(&error)),
         JobError::Store(StoreError::Missing { key, .. }) => Ok(format!("{key}: it is missing")),
         JobError::Object { .. }
         | JobError::Catalog(

@@ -114,9 +114,7 @@ pub struct Standing<'a> {
 /// Sums up `records`, which are in the order of time for each base backup.
 pub fn standing(records: &BTreeMap<SnapshotId, Vec<BaseVerification>>) -> Standing<'_> {
     let good = || records.values().flatten().filter(|record| record.is_ok);
-    let is_verified = |records: &&Vec<BaseVerification>| {
-        failure(records).is_none() && records.iter().any(|record| record.is_ok)
-    };
+    let is_verified = |records: &&Vec<BaseVerification>| checked(records) == Checked::Sound;
     let newest_good = records.values().filter(is_verified).filter_map(|records| records.last()).next_back();
     let is_overcome = |record: &BaseVerification| newest_good.is_some_and(|good| good.id > record.id);
     let failures = records.values().filter_map(|records| failure(records));
@@ -126,6 +124,27 @@ pub fn standing(records: &BTreeMap<SnapshotId, Vec<BaseVerification>>) -> Standi
         measured: good()
             .filter_map(|record| Some((record, record.drill.as_ref()?)))
             .max_by_key(|(record, _)| record.at),
+    }
+}
+
+/// What the verifications of one base backup come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Checked {
+    /// There is none.
+    #[default]
+    Never,
+    /// No failure stands.
+    Sound,
+    /// A failure stands: no later verification that went as deep found nothing.
+    Failed,
+}
+
+/// What `records`, of one base backup and in the order of time, come to.
+pub fn checked(records: &[BaseVerification]) -> Checked {
+    match failure(records) {
+        Some(_) => Checked::Failed,
+        None if records.iter().any(|record| record.is_ok) => Checked::Sound,
+        None => Checked::Never,
     }
 }
 

@@ -251,6 +251,12 @@ pub fn wal_key(cluster: &str, timeline: u32, file: &str) -> ObjectKey {
     ObjectKey(format!("{cluster}/wal/{timeline:08X}/{file}"))
 }
 
+/// Whether an object is a piece of the write-ahead log, or the record of one.
+pub fn is_of_log(key: &ObjectKey) -> bool {
+    let mut segments = key.as_str().split('/').skip(1);
+    segments.next() == Some("wal") && segments.count() == 2
+}
+
 /// The prefix of all restore points of `cluster`.
 pub fn points_prefix(cluster: &str) -> String {
     format!("{cluster}/points/")

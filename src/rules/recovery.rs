@@ -11,8 +11,11 @@
 //!   timeline left it after that backup's end. What was written on an ancestor behind that place is
 //!   reached by naming the ancestor.
 //! - But for the first, a timeline can be followed only with its history file.
+//! - A base backup whose verification failed, or that builds on such a one, is passed over where an older
+//!   one reaches the moment too. Where none does, it is taken all the same: what is damaged may be what nobody wants.
 
 mod log;
+mod plan;
 
 use std::fmt;
 use std::str::FromStr;
@@ -20,10 +23,12 @@ use std::str::FromStr;
 use chrono::{DateTime, SecondsFormat, Utc};
 
 use super::chain;
+use super::drill::Checked;
 use super::layout::SnapshotId;
 use super::wal::Lsn;
 
 pub use self::log::{Assembly, Log};
+pub use self::plan::{BaseChoice, Plan, Unreachable, plan};
 
 /// A base backup, as far as recovery looks at it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +45,8 @@ pub struct Base {
     pub stop: Lsn,
     /// When it ended.
     pub ended_at: DateTime<Utc>,
+    /// What its own verifications come to.
+    pub checked: Checked,
 }
 
 /// What one base backup and the log behind it reach.
@@ -55,6 +62,8 @@ pub struct Window {
     pub resumes: Option<Lsn>,
     /// What the base backup builds on and is not there.
     pub missing: Option<SnapshotId>,
+    /// Whether the verification of the base backup failed, or that of one that it builds on.
+    pub is_doubted: bool,
 }
 
 impl Window {
@@ -72,7 +81,8 @@ pub fn windows(bases: &[Base], log: &Log, timeline: u32) -> Vec<Window> {
         .map(|base| {
             let end = log.reach(timeline, base);
             let resumes = log.resumes_after(timeline, end);
-            Window { base: base.clone(), timeline, end, resumes, missing: missing(bases, base) }
+            let (missing, is_doubted) = (missing(bases, base), is_doubted(bases, base));
+            Window { base: base.clone(), timeline, end, resumes, missing, is_doubted }
         })
         .collect();
     windows.sort_by(|a, b| (a.base.stop, &a.base.id).cmp(&(b.base.stop, &b.base.id)));
@@ -98,11 +108,22 @@ pub fn windows_of_all(bases: &[Base], log: &Log) -> Vec<Window> {
 
 /// What `base` builds on and is not among `bases`.
 pub fn missing(bases: &[Base], base: &Base) -> Option<SnapshotId> {
+    ancestors(bases, base).err().map(|broken| broken.missing)
+}
+
+/// Whether the verification of `base` failed, or that of one of `bases` that it builds on.
+pub fn is_doubted(bases: &[Base], base: &Base) -> bool {
+    let has_failed = |other: &Base| other.checked == Checked::Failed;
+    let ancestors = ancestors(bases, base).unwrap_or_default();
+    has_failed(base) || bases.iter().any(|other| has_failed(other) && ancestors.contains(&other.id))
+}
+
+fn ancestors(bases: &[Base], base: &Base) -> Result<Vec<SnapshotId>, chain::Broken> {
     let parent_of = |id: &SnapshotId| {
         let found = if *id == base.id { Some(base) } else { bases.iter().find(|other| other.id == *id) };
         found.map(|found| found.parent.clone())
     };
-    chain::ancestors(&base.id, parent_of).err().map(|broken| broken.missing)
+    chain::ancestors(&base.id, parent_of)
 }
 
 /// The moment that is wanted.
@@ -188,140 +209,6 @@ impl fmt::Display for Wanted {
             Self::BeforeMigration(revision) => write!(f, "before-migration:{revision}"),
         }
     }
-}
-
-/// How a moment is recovered.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Plan {
-    /// From what.
-    pub window: Window,
-    /// Where the server is told to stop; `None` for the end of the log.
-    pub stop_at: Option<Target>,
-    /// From what else, newest first, where the moment is not behind the first.
-    pub older: Vec<Window>,
-}
-
-/// Why a moment cannot be reached, and what can.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Unreachable {
-    /// There is no base backup that its log makes consistent.
-    #[error("there is no base backup on timeline {timeline} with the log that makes it consistent")]
-    NoBase {
-        /// The timeline.
-        timeline: u32,
-    },
-    /// Every base backup is later.
-    #[error("it lies before the end of the first base backup; the earliest moment is {earliest}")]
-    TooEarly {
-        /// The first moment that can be reached, as a time or a place.
-        earliest: String,
-    },
-    /// The log ends before.
-    #[error("it lies after the end of what is stored; the latest moment is {latest}")]
-    TooLate {
-        /// The last moment that can be reached, as a time or a place.
-        latest: String,
-    },
-    /// Log is missing there.
-    #[error("log is missing there; the nearest moments are {before} and {after}")]
-    InGap {
-        /// The last moment before.
-        before: String,
-        /// The first moment after.
-        after: String,
-    },
-    /// Log is missing there, and no base backup leads behind that.
-    #[error(
-        "log is missing from {from} to {until}, and no base backup is behind that yet; the latest moment before is {latest}"
-    )]
-    Broken {
-        /// Where the log ends.
-        from: Lsn,
-        /// Where it goes on.
-        until: Lsn,
-        /// The last moment before, as a time or a place.
-        latest: String,
-    },
-}
-
-/// Picks the base backup, and says where the server is to stop.
-///
-/// `windows` are those of the wanted timeline, as [`windows`] gives them; `complete_until` tells until
-/// when everything that was committed is in one. A restore point is looked for by the server, from where the
-/// log begins: `named_at` says where it lies, if that is known, else it is looked for behind the newest base
-/// backup, and then behind those of [`Plan::older`].
-///
-/// # Errors
-/// [`Unreachable`]
-pub fn plan(
-    target: &Target,
-    timeline: u32,
-    windows: &[Window],
-    complete_until: impl Fn(&Window) -> Option<DateTime<Utc>>,
-    named_at: Option<Lsn>,
-) -> Result<Plan, Unreachable> {
-    let usable: Vec<&Window> = windows.iter().filter(|window| window.is_usable()).collect();
-    let (Some(first), Some(last)) = (usable.first(), usable.last()) else {
-        return Err(Unreachable::NoBase { timeline });
-    };
-    let of = |window: &Window, stop_at| Plan { window: window.clone(), stop_at, older: Vec::new() };
-    let behind = |window: &Window, latest: String| match window.resumes {
-        Some(until) => Unreachable::Broken { from: window.end, until, latest },
-        None => Unreachable::TooLate { latest },
-    };
-    match target {
-        // What is behind the gap is later, and who asks for the latest means that.
-        Target::Latest if last.resumes.is_some() => {
-            let latest = complete_until(last).unwrap_or(last.base.ended_at);
-            Err(behind(last, in_full(latest)))
-        }
-        Target::Latest => Ok(of(last, None)),
-        Target::Name(_) => match named_at {
-            Some(lsn) => {
-                let there = plan(&Target::Lsn(lsn), timeline, windows, complete_until, None)?;
-                Ok(Plan { stop_at: Some(target.clone()), ..there })
-            }
-            None => {
-                let older = usable.iter().rev().skip(1).map(|window| (*window).clone()).collect();
-                Ok(Plan { older, ..of(last, Some(target.clone())) })
-            }
-        },
-        Target::Lsn(lsn) => {
-            let Some(window) = usable.iter().rev().find(|window| window.base.stop <= *lsn) else {
-                return Err(Unreachable::TooEarly { earliest: first.base.stop.to_string() });
-            };
-            if *lsn <= window.end {
-                return Ok(of(window, Some(target.clone())));
-            }
-            let next = usable.iter().find(|later| later.base.stop > *lsn);
-            Err(match next {
-                Some(next) => {
-                    Unreachable::InGap { before: window.end.to_string(), after: next.base.stop.to_string() }
-                }
-                None => behind(window, window.end.to_string()),
-            })
-        }
-        Target::Time(time) => {
-            let Some(window) = usable.iter().rev().find(|window| window.base.ended_at <= *time) else {
-                return Err(Unreachable::TooEarly { earliest: in_full(first.base.ended_at) });
-            };
-            let latest = complete_until(window).unwrap_or(window.base.ended_at);
-            if *time <= latest {
-                return Ok(of(window, Some(target.clone())));
-            }
-            let next = usable.iter().find(|later| later.base.ended_at > *time);
-            Err(match next {
-                Some(next) => {
-                    Unreachable::InGap { before: in_full(latest), after: in_full(next.base.ended_at) }
-                }
-                None => behind(window, in_full(latest)),
-            })
-        }
-    }
-}
-
-fn in_full(time: DateTime<Utc>) -> String {
-    time.to_rfc3339_opts(SecondsFormat::AutoSi, true)
 }
 
 #[cfg(test)]

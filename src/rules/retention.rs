@@ -26,7 +26,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::layout::{MANIFEST, ObjectKey, SnapshotHome, SnapshotId};
 use super::manifest::Depth;
 
-pub use physical::{PhysicalPlan, physical};
+pub use physical::{PhysicalPlan, newest_verified, physical};
 
 /// A snapshot of the catalog, as far as retention looks at it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -23,6 +23,8 @@ pub struct RecoveryPlan {
     pub at: String,
     /// The base backup that it would begin with.
     pub base: SnapshotId,
+    /// Newer base backups that would do but for their verifications, which failed.
+    pub passed_over: Vec<SnapshotId>,
     /// When that ended.
     pub base_ended_at: chrono::DateTime<chrono::Utc>,
     /// The timeline that would be followed.
@@ -76,6 +78,7 @@ impl RecoveryPlan {
         Ok(Self {
             at: at.to_string(),
             base: base.id.clone(),
+            passed_over: plan.passed_over.clone(),
             base_ended_at: base.ended_at,
             timeline: plan.window.timeline,
             from_lsn: base.start_lsn,
@@ -106,6 +109,9 @@ impl RecoveryPlan {
             self.timeline,
             bytes_text(self.needed_bytes),
         );
+        text.extend(self.passed_over.iter().map(|id| {
+            format!("  base backup {id} is passed over: its verification failed, or that of one that it builds on\n")
+        }));
         text.push_str(&match self.estimate_ms {
             Some(estimate) => {
                 format!(

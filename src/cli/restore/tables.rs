@@ -2,14 +2,16 @@
 
 use serde_json::json;
 
-use super::{Ground, RestoreArgs, revision_line};
+use super::{Ground, RestoreArgs, json_of, revision_line};
 use crate::catalog::Entry;
 use crate::cli::Global;
 use crate::cli::report::{ExitCode, Failure, Report, duration_text};
 use crate::jobs::load::Source;
+use crate::jobs::recover::Recovered;
 use crate::jobs::restore::tables::{self, Request, RestoredTables, TablesPlan};
 
-/// Restores the tables, or says what would be done; `notes` are added to what there is to say.
+/// Restores the tables, or says what would be done; `notes` are added to what there is to say, of the
+/// moment too if it is one.
 ///
 /// # Errors
 /// [`Failure`]; then nothing of what was made is left.
@@ -18,7 +20,7 @@ pub async fn run(
     args: &RestoreArgs,
     ground: &Ground,
     entry: &Entry,
-    notes: Vec<String>,
+    (notes, moment): (Vec<String>, Option<&Recovered>),
 ) -> Result<Report, Failure> {
     let database = &ground.database;
     let title = format!("restore tables of {}", args.database);
@@ -48,14 +50,14 @@ pub async fn run(
         })
         .await?;
     restored.notes.extend(notes);
-    Ok(report(&restored, entry))
+    Ok(report(&restored, entry, moment))
 }
 
 fn default_schema() -> String {
     crate::cli::clock::now().format("restored_%Y%m%dt%H%M%S").to_string()
 }
 
-fn report(restored: &RestoredTables, from: &Entry) -> Report {
+fn report(restored: &RestoredTables, from: &Entry, moment: Option<&Recovered>) -> Report {
     let (from, revisions) = (&from.manifest.id, &from.manifest.revisions);
     let mut text = format!(
         "restored {} table(s) of {from} into schema {} of {}, proven, in {}\n",
@@ -69,7 +71,7 @@ fn report(restored: &RestoredTables, from: &Entry) -> Report {
     text.extend(restored.notes.iter().map(|note| format!("  note: {note}\n")));
     let body = json!({
         "database": restored.database, "from": from, "revision": revisions, "into_schema": restored.schema, "tables": restored.tables,
-        "notes": restored.notes, "elapsed_ms": restored.elapsed_ms,
+        "moment": json_of(moment), "notes": restored.notes, "elapsed_ms": restored.elapsed_ms,
     });
     Report::new("restore", text, &body)
 }

@@ -110,7 +110,7 @@ fn of_wal(wal: &WalStatus) -> Vec<Family> {
 
 fn of_recovery(recovery: &RecoveryStatus, now: DateTime<Utc>) -> Vec<Family> {
     let unreachable = &recovery.unreachable;
-    let lost: f64 = unreachable.iter().map(|gap| seconds(gap.until - gap.from)).sum();
+    let lost: f64 = unreachable.iter().map(|gap| seconds(gap.until.unwrap_or(now) - gap.from)).sum();
     let standing = recovery.failed.iter().filter(|failed| !failed.overcome).count();
     vec![
         Family::seconds("base_backup_age", "Age of the newest base backup.")

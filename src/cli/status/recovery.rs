@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use crate::cli::host::Host;
-use crate::cli::report::{Failure, age_text, bytes_text, duration_text, time_text};
+use crate::cli::report::{Failure, age_text, bytes_text, duration_text};
 use crate::cli::windows::{Gap, Moments, Reached, Window, gaps};
 use crate::rules::drill::{self, PhysicalDepth};
 use crate::rules::layout::SnapshotId;
@@ -136,6 +136,11 @@ async fn has_no_bases(host: &Host) -> Result<bool, Failure> {
 }
 
 impl RecoveryStatus {
+    /// Whether log was lost that no base backup is behind yet.
+    pub(super) fn is_broken(&self) -> bool {
+        self.unreachable.iter().any(|gap| gap.until.is_none())
+    }
+
     /// Lines for people.
     pub fn text(&self, now: DateTime<Utc>) -> String {
         let age = |at: DateTime<Utc>| age_text(now - at);
@@ -170,13 +175,7 @@ impl RecoveryStatus {
                 age(measured.at)
             ));
         }
-        text.extend(self.unreachable.iter().map(|gap| {
-            let (from, until) = (time_text(gap.from), time_text(gap.until));
-            format!(
-                "unreachable   from {from} to {until}: log is missing from {} to {}\n",
-                gap.from_lsn, gap.until_lsn
-            )
-        }));
+        text.extend(self.unreachable.iter().map(|gap| format!("unreachable   {}", gap.line())));
         text
     }
 }

@@ -6,7 +6,7 @@ use serde::Serialize;
 use crate::cli::report::{Failure, age_text, time_text};
 use crate::cli::table::{Align, table};
 use crate::cli::wal;
-use crate::jobs::due::{self, Standing};
+use crate::jobs::due::{self, LogStanding, Standing};
 use crate::ledger::Ledger;
 use crate::ledger::lock::{LockName, StateLock};
 use crate::rules::schedule::Due;
@@ -34,7 +34,7 @@ impl Scheduled {
     }
 }
 
-/// Everything that is scheduled.
+/// Everything that is scheduled; `is_broken` as in [`LogStanding`].
 ///
 /// # Errors
 /// What the ledger says.
@@ -43,10 +43,12 @@ pub async fn scheduled(
     databases: &[DatabaseSettings],
     listing: &crate::catalog::Listing,
     ledger: &Ledger,
+    is_broken: bool,
     now: DateTime<Utc>,
 ) -> Result<Vec<Scheduled>, Failure> {
     let shipped = wal::shipped(&settings.state.directory);
-    let standings = due::standings(settings, databases, listing, ledger, shipped.as_ref(), now).await;
+    let log = LogStanding { shipped: shipped.as_ref(), is_broken };
+    let standings = due::standings(settings, databases, listing, ledger, log, now).await;
     Ok(standings.map_err(Failure::of("status"))?.into_iter().map(Scheduled::from).collect())
 }
 

@@ -90,7 +90,7 @@ async fn fetch(means: &Means<'_>, parent: &BaseManifest) -> Result<WorkDirectory
     let no_identity = || JobError::NoIdentity { action: "open the list of files of a base backup" };
     let opener = means.opener.ok_or_else(no_identity)?;
     let record = parent.objects.get(layout::BACKUP_MANIFEST).ok_or_else(no_identity)?;
-    let plain = open_into(means.catalog.store().as_ref(), opener, &key, record, Vec::new()).await?;
+    let plain = open_into(means.catalog.store().as_ref(), opener, &key, record, (Vec::new(), None)).await?;
     let room = WorkDirectory::create(means.scratch_directory)?;
     let path = room.path().join(LIST_OF_FILES);
     std::fs::write(&path, plain).map_err(|source| disk("write", &path, source))?;

@@ -4,17 +4,14 @@
 //! before the snapshot, it is also what is put back: the snapshot lacks what was committed since, the log
 //! does not. That this cannot be had is a note of the run, and stops it only where nothing else would do.
 
-use std::path::Path;
 use std::time::Duration;
-
-use tokio::time::Instant;
 
 use super::JobError;
 use super::facts::{MadePoint, Origin};
 use super::run::Run;
 use super::walk::Walk;
-use crate::jobs::receive_wal::{Shipped, noted};
-use crate::jobs::recover::{self, Stock};
+use crate::jobs::receive_wal::waiting::{KeptLog, until_handed_over, until_received};
+use crate::jobs::recover::{self, Choice, Stock};
 use crate::postgres::{PostgresError, wal};
 use crate::rules::causes::in_a_sentence;
 use crate::rules::layout::SnapshotId;
@@ -25,17 +22,6 @@ use crate::rules::restore_point::{self, AboutToMigrate, RestorePoint};
 
 /// How long the log up to the point may take to be stored.
 const SHIP_TIMEOUT: Duration = Duration::from_secs(60);
-/// Between two looks whether it is.
-const LOOK_PAUSE: Duration = Duration::from_millis(100);
-
-/// The log that is kept of the cluster.
-#[derive(Debug, Clone, Copy)]
-pub struct KeptLog<'a> {
-    /// The state directory, where whoever receives the log notes how far it is stored.
-    pub state: &'a Path,
-    /// Whether it is received; else the server hands it over.
-    pub is_received: bool,
-}
 
 impl Walk<'_> {
     /// Makes the restore point of the run, once, and waits until the log up to there is stored.
@@ -121,7 +107,8 @@ impl Walk<'_> {
         };
         let stock = Stock::read(means.catalog, Some(opener), None).await?;
         let wanted = Wanted::Target(Target::Name(point.name.clone()));
-        let (plan, base) = stock.plan(means.catalog, &wanted, None, Some(point.timeline)).await?;
+        let choice = Choice { timeline: Some(point.timeline), ..Choice::default() };
+        let (plan, base) = stock.plan(means.catalog, &wanted, choice).await?;
         let databases: Vec<_> = self.failed().map(|member| member.settings).collect();
         let work = recover::databases_at(&recovery, &stock, &plan, &base, &databases, self.run.clock);
         let moment = Box::pin(work).await?;
@@ -148,9 +135,10 @@ impl Run<'_> {
         if !log.is_received {
             return self.why_not_handed_over(point).await;
         }
-        let shipped = match self.wait_until_stored(log, point).await {
+        self.means.progress.enter("waiting until the log is stored");
+        let shipped = match until_received(log.state, point.timeline, point.lsn, SHIP_TIMEOUT).await {
             Ok(shipped) => shipped,
-            Err(why) => return Some(why),
+            Err(why) => return Some(why.to_string()),
         };
         let bases = match self.means.catalog.bases().await {
             Ok(found) => found.bases,
@@ -181,48 +169,20 @@ impl Run<'_> {
     }
 
     async fn wait_until_handed_over(&self, point: &MadePoint) -> Result<Option<String>, JobError> {
-        let (catalog, began) = (self.means.catalog, Instant::now());
+        let catalog = self.means.catalog;
         let segment = wal::end_segment(&mut self.maintenance_session().await?, point.lsn).await?;
         let piece = PieceName::Segment(segment);
-        while catalog.piece(&piece).await?.is_none() {
-            if began.elapsed() > SHIP_TIMEOUT {
-                let seconds = SHIP_TIMEOUT.as_secs();
-                return Ok(Some(format!("the server did not hand over {piece} within {seconds} seconds")));
-            }
-            tokio::time::sleep(LOOK_PAUSE).await;
+        if !until_handed_over(catalog, &piece, SHIP_TIMEOUT).await? {
+            let seconds = SHIP_TIMEOUT.as_secs();
+            return Ok(Some(format!("the server did not hand over {piece} within {seconds} seconds")));
         }
         let Some(opener) = self.means.opener else {
             return Ok(Some("there is no identity on this host to open the base backup with".into()));
         };
         let stock = Stock::read(catalog, Some(opener), None).await?;
         let wanted = Wanted::Target(Target::Lsn(point.lsn));
-        let (_, base) = stock.plan(catalog, &wanted, None, Some(point.timeline)).await?;
+        let choice = Choice { timeline: Some(point.timeline), ..Choice::default() };
+        let (_, base) = stock.plan(catalog, &wanted, choice).await?;
         Ok(recover::why_not_unpacked(self.means.scratch_directory, &stock.bases, &base))
-    }
-
-    /// Waits for whoever receives the log; why it is not stored, if that is so.
-    async fn wait_until_stored(&self, log: KeptLog<'_>, point: &MadePoint) -> Result<Shipped, String> {
-        self.means.progress.enter("waiting until the log is stored");
-        if let Err(error) = noted::want(log.state, point.lsn) {
-            return Err(format!("that the log is wanted cannot be noted: {error}"));
-        }
-        let began = Instant::now();
-        loop {
-            let shipped = noted::shipped(log.state)
-                .filter(|shipped| shipped.timeline == point.timeline && shipped.until >= point.lsn);
-            if let Some(shipped) = shipped {
-                return Ok(shipped);
-            }
-            if !noted::is_received(log.state).map_err(|error| in_a_sentence(&error))? {
-                return Err("nobody receives the log: is the daemon running?".into());
-            }
-            if began.elapsed() > SHIP_TIMEOUT {
-                return Err(format!(
-                    "the log up to it was not stored within {} seconds",
-                    SHIP_TIMEOUT.as_secs()
-                ));
-            }
-            tokio::time::sleep(LOOK_PAUSE).await;
-        }
     }
 }

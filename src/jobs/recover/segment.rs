@@ -66,7 +66,7 @@ impl Source<'_> {
                 _ => 0,
             };
             file.seek(SeekFrom::Start(from)).map_err(failed)?;
-            file = self.open_piece(piece, file).await?;
+            file = self.open_piece(piece, (file, Some(path))).await?;
         }
         file.set_len(until).map_err(failed)?;
         file.set_len(segment_bytes).map_err(failed)
@@ -78,17 +78,17 @@ impl Source<'_> {
     /// As [`Source::put_segment`].
     pub async fn put_history(&self, timeline: u32, path: &Path) -> Result<(), JobError> {
         let file = new_file(path).map_err(|source| disk("write", path, source))?;
-        self.open_piece(&PieceName::History(timeline), file).await.map(drop)
+        self.open_piece(&PieceName::History(timeline), (file, Some(path))).await.map(drop)
     }
 
-    /// Writes a piece to `to`; returns that.
+    /// Writes a piece to `to`, a file at that path if it is one; returns that.
     ///
     /// # Errors
     /// As [`Source::put_segment`].
     pub async fn open_piece<W: std::io::Write + Send + 'static>(
         &self,
         name: &PieceName,
-        to: W,
+        to: (W, Option<&Path>),
     ) -> Result<W, JobError> {
         let catalog = self.catalog;
         let missing = || StoreError::Missing {
@@ -134,7 +134,7 @@ pub async fn histories(
             (None, None) => Vec::new(),
             (None, Some(opener)) => {
                 let source = Source { catalog, opener, system_identifier: None };
-                let text = source.open_piece(piece, Vec::new()).await?;
+                let text = source.open_piece(piece, (Vec::new(), None)).await?;
                 physical::history(&String::from_utf8_lossy(&text))
             }
         };

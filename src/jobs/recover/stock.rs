@@ -5,14 +5,15 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, SecondsFormat, Utc};
 
 use super::segment;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, CatalogError};
 use crate::jobs::JobError;
 use crate::jobs::receive_wal::Shipped;
 use crate::rules::causes::in_a_sentence;
 use crate::rules::chain::Broken;
+use crate::rules::drill::{self, BaseVerification};
 use crate::rules::layout::SnapshotId;
-use crate::rules::physical::BaseManifest;
-use crate::rules::recovery::{self, Base, Log, Plan, Target, Unreachable, Wanted, Window};
+use crate::rules::physical::{BaseManifest, PieceName};
+use crate::rules::recovery::{self, Base, BaseChoice, Log, Plan, Target, Unreachable, Wanted, Window};
 use crate::rules::restore_point::{self, RestorePoint};
 use crate::rules::wal::Lsn;
 use crate::seal::Opener;
@@ -27,6 +28,20 @@ pub struct Stock {
     pub log: Log,
     /// What whoever receives the log noted, if that was on this host.
     pub shipped: Option<Shipped>,
+}
+
+/// What was proven of each base backup, in the order of time.
+type Records = BTreeMap<SnapshotId, Vec<BaseVerification>>;
+
+/// What of the repository a moment is to be recovered from, where somebody says so.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Choice<'a> {
+    /// The database that is wanted of the cluster, if it is one, by its name in PostgreSQL.
+    pub database: Option<&'a str>,
+    /// The timeline to follow; the newest unless one is named.
+    pub timeline: Option<u32>,
+    /// The base backup to begin with.
+    pub base: Option<&'a SnapshotId>,
 }
 
 impl Stock {
@@ -52,19 +67,74 @@ impl Stock {
         })
     }
 
-    fn bases(&self) -> Vec<Base> {
-        self.bases.iter().map(base_of).collect()
+    /// As [`Stock::read`], and once more when something of the log seems lost: a segment that was completed while
+    /// it was listed may be in the list neither in parts nor whole.
+    ///
+    /// # Errors
+    /// As [`Stock::read`].
+    pub async fn read_settled(
+        catalog: &Catalog,
+        opener: Option<&Opener>,
+        shipped: Option<Shipped>,
+    ) -> Result<Self, JobError> {
+        let stock = Self::read(catalog, opener, shipped).await?;
+        match stock.lost_behind_newest() {
+            Some(_) => Self::read(catalog, opener, shipped).await,
+            None => Ok(stock),
+        }
     }
 
-    /// What can be reached on `timeline`, the newest unless one is named.
+    fn bases(&self, records: &Records) -> Vec<Base> {
+        self.bases.iter().map(|manifest| base_of(manifest, records)).collect()
+    }
+
+    /// What can be reached on `timeline`, the newest unless one is named; of verifications nothing is known.
     pub fn windows(&self, timeline: Option<u32>) -> (u32, Vec<Window>) {
         let timeline = timeline.or_else(|| self.log.newest_timeline()).unwrap_or(1);
-        (timeline, recovery::windows(&self.bases(), &self.log, timeline))
+        (timeline, recovery::windows(&self.bases(&Records::new()), &self.log, timeline))
     }
 
-    /// What can be reached on any timeline.
+    /// What can be reached on any timeline; of verifications nothing is known.
     pub fn windows_of_all(&self) -> Vec<Window> {
-        recovery::windows_of_all(&self.bases(), &self.log)
+        recovery::windows_of_all(&self.bases(&Records::new()), &self.log)
+    }
+
+    /// Where the log goes on behind the end of `window`, if that is not where it ends for now: something
+    /// between was lost.
+    pub fn goes_on(&self, window: &Window) -> Option<Lsn> {
+        let end = window.end;
+        let last = self.log.ends_in(window);
+        let later_part = self.log.pieces_of(last).into_iter().filter_map(|piece| match piece {
+            PieceName::Part { from, .. } => Some(Lsn(last.start().0 + u64::from(from))),
+            _ => None,
+        });
+        later_part.filter(|from| *from > end).min().or(window.resumes)
+    }
+
+    /// Up to where the log of `window` was stored once, by what was noted on this host, if it ends before
+    /// that now.
+    pub fn was_stored_to(&self, window: &Window) -> Option<Lsn> {
+        let is_shorter =
+            |shipped: &&Shipped| shipped.timeline == window.timeline && shipped.until > window.end;
+        self.shipped.as_ref().filter(is_shorter).map(|shipped| shipped.until)
+    }
+
+    /// Where the log is of use again behind the end of `window`, if something of it was lost there.
+    pub fn lost_until(&self, window: &Window) -> Option<Lsn> {
+        self.goes_on(window).or_else(|| self.was_stored_to(window))
+    }
+
+    /// What was lost of the log behind the newest base backup, from where to where: no moment that is later
+    /// can be had before there is another base backup.
+    pub fn lost_behind_newest(&self) -> Option<(Lsn, Lsn)> {
+        let id = &self.bases.last()?.id;
+        let of = |timeline| {
+            let (_, windows) = self.windows(timeline);
+            windows.into_iter().find(|window| window.base.id == *id)
+        };
+        // A server may go on on another timeline than the newest.
+        let window = of(None).or_else(|| of(self.bases.last().map(|base| base.timeline)))?;
+        Some((window.end, self.lost_until(&window)?))
     }
 
     /// Until when everything that was committed is stored in a window.
@@ -125,21 +195,24 @@ impl Stock {
         }
     }
 
-    /// Decides how `wanted` is recovered; `database` is the one that is wanted of the cluster, if it is one.
+    /// Decides how `wanted` is recovered.
     ///
     /// # Errors
-    /// [`JobError::Refused`] with the nearest moments that can be reached.
+    /// [`JobError::Refused`] with the nearest moments that can be reached, [`JobError::NotFromBase`];
+    /// [`CatalogError::NotFound`] when there is no base backup of the name.
     pub async fn plan(
         &self,
         catalog: &Catalog,
         wanted: &Wanted,
-        database: Option<&str>,
-        timeline: Option<u32>,
+        choice: Choice<'_>,
     ) -> Result<(Plan, BaseManifest), JobError> {
-        let (target, point) = Self::named(catalog, wanted, database).await?;
+        let (target, point) = Self::named(catalog, wanted, choice.database).await?;
         // Another timeline has something else at its place.
-        let timeline = timeline.or(point.map(|(timeline, _)| timeline));
-        let (on, windows) = self.windows(timeline);
+        let timeline = choice.timeline.or(point.map(|(timeline, _)| timeline));
+        self.check_there(wanted, &choice)?;
+        let bases = self.bases(&proven(catalog).await);
+        let on = timeline.or_else(|| self.log.newest_timeline()).unwrap_or(1);
+        let windows = recovery::windows(&bases, &self.log, on);
         let refused = |reason: String| {
             let broken = windows.iter().filter_map(|window| {
                 let (id, missing) = (window.base.id.clone(), window.missing.clone()?);
@@ -149,19 +222,49 @@ impl Stock {
             JobError::Refused { action: format!("recover {wanted}"), reasons }
         };
         let named_at = point.map(|(_, lsn)| lsn);
-        let plan = match self.plan_in(catalog, &target, on, &windows, named_at).await? {
+        let from = choice.base.map_or(BaseChoice::Any, BaseChoice::Only);
+        let plan = match self.plan_in(catalog, &target, (on, &windows), named_at, from).await? {
             Ok(plan) => plan,
             Err(unreachable) => {
                 let elsewhere = match timeline {
-                    None => self.elsewhere(catalog, &target, on).await?,
+                    None => self.elsewhere(catalog, &target, (on, &bases), from).await?,
                     Some(_) => String::new(),
                 };
-                return Err(refused(format!("{unreachable}{elsewhere}")));
+                let why = format!("{unreachable}{elsewhere}");
+                return Err(match unreachable {
+                    Unreachable::NotFrom { instead, .. } => {
+                        JobError::NotFromBase { action: format!("recover {wanted}"), why, instead }
+                    }
+                    _ => refused(why),
+                });
             }
         };
         let base = self.base(&plan.window).cloned();
         let base = base.ok_or_else(|| refused("its base backup is gone".into()))?;
         Ok((plan, base))
+    }
+
+    /// Refuses a timeline and a base backup that are not stored.
+    fn check_there(&self, wanted: &Wanted, choice: &Choice<'_>) -> Result<(), JobError> {
+        let refused =
+            |reason| Err(JobError::Refused { action: format!("recover {wanted}"), reasons: vec![reason] });
+        if let Some(id) = choice.base.filter(|id| self.bases.iter().all(|base| base.id != **id)) {
+            return match self.rejected.iter().find(|(rejected, _)| rejected == id) {
+                Some((_, why)) => refused(format!("base backup {id} is not believed: {why}")),
+                None => {
+                    Err(CatalogError::NotFound { wanted: format!("there is no base backup {id}") }.into())
+                }
+            };
+        }
+        let mut timelines = self.log.timelines();
+        timelines.extend(self.bases.iter().map(|base| base.timeline));
+        match choice.timeline.filter(|timeline| !timelines.is_empty() && !timelines.contains(timeline)) {
+            Some(timeline) => {
+                let there: Vec<String> = timelines.iter().map(u32::to_string).collect();
+                refused(format!("there is no timeline {timeline}; what is stored is of {}", there.join(", ")))
+            }
+            None => Ok(()),
+        }
     }
 
     pub(super) fn base(&self, window: &Window) -> Option<&BaseManifest> {
@@ -172,9 +275,9 @@ impl Stock {
         &self,
         catalog: &Catalog,
         target: &Target,
-        timeline: u32,
-        windows: &[Window],
+        (timeline, windows): (u32, &[Window]),
         named_at: Option<Lsn>,
+        from: BaseChoice<'_>,
     ) -> Result<Result<Plan, Unreachable>, JobError> {
         let mut complete: BTreeMap<SnapshotId, DateTime<Utc>> = BTreeMap::new();
         for window in windows {
@@ -183,17 +286,23 @@ impl Stock {
             }
         }
         let complete_until = |window: &Window| complete.get(&window.base.id).copied();
-        Ok(recovery::plan(target, timeline, windows, complete_until, named_at))
+        Ok(recovery::plan(target, timeline, windows, complete_until, named_at, from))
     }
 
     /// Which other timelines have the moment, in words.
-    async fn elsewhere(&self, catalog: &Catalog, target: &Target, but: u32) -> Result<String, JobError> {
+    async fn elsewhere(
+        &self,
+        catalog: &Catalog,
+        target: &Target,
+        (but, bases): (u32, &[Base]),
+        from: BaseChoice<'_>,
+    ) -> Result<String, JobError> {
         let mut having = Vec::new();
         for timeline in self.log.timelines().into_iter().filter(|timeline| *timeline != but) {
-            let (_, windows) = self.windows(Some(timeline));
+            let windows = recovery::windows(bases, &self.log, timeline);
             // Whether a restore point is on a timeline is known to the server alone.
             if !matches!(target, Target::Name(_))
-                && self.plan_in(catalog, target, timeline, &windows, None).await?.is_ok()
+                && self.plan_in(catalog, target, (timeline, &windows), None, from).await?.is_ok()
             {
                 having.push(format!("--timeline {timeline}"));
             }
@@ -206,8 +315,17 @@ impl Stock {
     }
 }
 
-/// What recovery looks at of a base backup.
-pub fn base_of(manifest: &BaseManifest) -> Base {
+/// What is proven of the base backups; what cannot be read keeps nobody from recovering.
+async fn proven(catalog: &Catalog) -> Records {
+    let records = catalog.base_verifications().await;
+    records.unwrap_or_else(|error| {
+        tracing::warn!(%error, "what is proven of the base backups cannot be read");
+        Records::new()
+    })
+}
+
+/// What recovery looks at of a base backup; `records` has what was proven of it, in the order of time.
+pub fn base_of(manifest: &BaseManifest, records: &BTreeMap<SnapshotId, Vec<BaseVerification>>) -> Base {
     Base {
         id: manifest.id.clone(),
         parent: manifest.parent.clone(),
@@ -215,5 +333,6 @@ pub fn base_of(manifest: &BaseManifest) -> Base {
         start: manifest.start_lsn,
         stop: manifest.stop_lsn,
         ended_at: manifest.ended_at,
+        checked: records.get(&manifest.id).map_or_else(Default::default, |records| drill::checked(records)),
     }
 }

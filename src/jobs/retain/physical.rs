@@ -28,7 +28,9 @@ impl Sweep<'_> {
             let reason = crate::rules::causes::in_a_sentence(error);
             retained.left.push(format!("base backup {id} is not believed, so no log was removed: {reason}"));
         }
-        let bases: Vec<Base> = found.bases.iter().map(base_of).collect();
+        let records = catalog.base_verifications().await?;
+        let bases: Vec<Base> = found.bases.iter().map(|manifest| base_of(manifest, &records)).collect();
+        let verified = retention::newest_verified(&bases).map(|base| &base.id);
         let objects = self.store.list(&layout::wal_prefix(catalog.cluster())).await?;
         let pieces: Vec<PieceName> =
             objects.iter().filter_map(|object| PieceName::of_record_key(&object.key)).collect();
@@ -52,6 +54,7 @@ impl Sweep<'_> {
             let reason = match bases.iter().find(is_kept_child) {
                 _ if is_going => "no moment of the window needs it".into(),
                 Some(child) => format!("base backup {} builds on it", child.id),
+                None if verified == Some(&base.id) => "it is the newest that is verified".into(),
                 None => "the window needs it".into(),
             };
             let judged =

@@ -7,7 +7,7 @@ use super::{Means, as_problem, in_full};
 use crate::jobs::recover::{self, Served, Stock};
 use crate::jobs::{JobError, WorkDirectory};
 use crate::postgres::heartbeat::{self, Heartbeats};
-use crate::postgres::{PostgresError, amcheck, recovering, session};
+use crate::postgres::{PostgresError, amcheck, session};
 use crate::rules::causes::in_a_sentence;
 use crate::rules::drill::Drill;
 use crate::rules::physical::BaseManifest;
@@ -56,7 +56,7 @@ pub(super) async fn drill(
     progress.enter("looking where it ended");
     progress.expect(0);
     let mut session = session::connect(&served.server.connection).await?;
-    let end = recovering::replayed(&mut session).await?;
+    let end = served.recovered.reached;
     check_end(end.last_commit, moment, &mut found);
     let heartbeat = check_heartbeats(means, &mut session, moment, &mut found).await?;
     session::close(session).await?;
@@ -79,13 +79,10 @@ pub(super) async fn drill(
 
 /// The problem that an error of a recovery is; one of the machine is handed back.
 fn finding(error: JobError) -> Result<String, JobError> {
-    const OF_THE_MACHINE: [&str; 5] =
-        ["No space left", "shared memory", "allocate memory", "create lock file", "bind"];
     match &error {
         JobError::Object { source, .. } if !matches!(source, SealError::WrongIdentity) => {}
         JobError::Postgres(PostgresError::ToolFailed { tool, messages, .. })
-            if matches!(tool.as_str(), "pg_verifybackup" | "postgres")
-                && OF_THE_MACHINE.iter().all(|words| !messages.contains(words)) => {}
+            if tool == "postgres" && !recover::is_of_the_machine(messages) => {}
         _ => return as_problem(error),
     }
     Ok(in_a_sentence(&error))

@@ -141,7 +141,7 @@ async fn open(
         return Ok(Err(format!("{record_key}: it is of cluster {}", record.system_identifier)));
     }
     let source = Source { catalog, opener: means.recovery.opener, system_identifier: None };
-    let bytes = match source.open_piece(piece, Vec::new()).await {
+    let bytes = match source.open_piece(piece, (Vec::new(), None)).await {
         Ok(bytes) => bytes,
         Err(JobError::Store(StoreError::Missing { .. })) => {
             return Ok(Err(format!("{}: it is missing", piece.sealed_key(catalog.cluster()))));

@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 
+use super::plan::in_full;
 use super::*;
 use crate::rules::physical::{PieceName, Segment, Switch};
 use std::collections::BTreeMap;
@@ -22,7 +23,12 @@ fn base(timeline: u32, number: u64) -> Base {
         start: Lsn(start),
         stop: Lsn(start + 300),
         ended_at: at(second),
+        checked: Checked::Never,
     }
+}
+
+fn failed(number: u64) -> Base {
+    Base { checked: Checked::Failed, ..base(1, number) }
 }
 
 fn whole(timeline: u32, numbers: impl IntoIterator<Item = u64>) -> Vec<PieceName> {
@@ -60,7 +66,7 @@ fn a_base_backup_that_builds_on_what_is_missing_is_no_use() {
 
 fn planned(target: &Target, bases: &[Base], log: &Log) -> Result<Plan, Unreachable> {
     let timeline = log.newest_timeline().unwrap();
-    plan(target, timeline, &windows(bases, log, timeline), ends, None)
+    plan(target, timeline, &windows(bases, log, timeline), ends, None, BaseChoice::Any)
 }
 
 #[test]
@@ -224,7 +230,7 @@ proptest! {
         let log = log(&whole(1, numbers.iter().copied()));
         let bases: Vec<Base> = starts.iter().map(|number| base(1, *number)).collect();
         let windows = windows(&bases, &log, 1);
-        if let Ok(plan) = plan(&Target::Time(at(wanted)), 1, &windows, ends, None) {
+        if let Ok(plan) = plan(&Target::Time(at(wanted)), 1, &windows, ends, None, BaseChoice::Any) {
             let window = plan.window;
             prop_assert!(window.base.ended_at <= at(wanted));
             let needed = window.base.start.0 / SEGMENT..window.end.0 / SEGMENT;
@@ -266,4 +272,101 @@ fn the_segments_of_a_window_tell_where_their_timelines_began() {
     let on_first = super::windows(&[base(1, 1)], &log, 1);
     assert_eq!(log.segments(&on_first[0]).count(), 3);
     assert_eq!(log.ends_in(&on_first[0]).number, 4);
+}
+
+#[test]
+fn a_base_backup_whose_verification_failed_is_passed_over_where_an_older_one_does() {
+    let log = log(&whole(1, 1..20));
+    let bases = [base(1, 2), base(1, 5), failed(8), failed(12)];
+    let id = |at: usize| bases[at].id.clone();
+    for target in [Target::Latest, Target::Time(at(15)), Target::Lsn(Lsn(15 * SEGMENT))] {
+        let plan = planned(&target, &bases, &log).unwrap();
+        assert_eq!(plan.window.base.id, id(1), "{target}");
+        assert_eq!(plan.passed_over, [id(2), id(3)], "{target}");
+        assert_eq!(plan.others, [id(0), id(3), id(2)], "{target}");
+    }
+    let named = planned(&Target::Name("x".into()), &bases, &log).unwrap();
+    assert_eq!((&named.window.base.id, named.passed_over), (&id(1), vec![id(2), id(3)]));
+    let older: Vec<_> = named.older.iter().map(|window| window.base.id.clone()).collect();
+    assert_eq!(older, [id(0), id(3), id(2)]);
+    let before = planned(&Target::Time(at(6)), &bases, &log).unwrap();
+    assert_eq!((before.window.base.id, before.passed_over), (id(1), vec![]), "it lies before them");
+}
+
+#[test]
+fn one_that_builds_on_a_base_backup_whose_verification_failed_is_passed_over_too() {
+    let full = failed(4);
+    let child = Base { parent: Some(full.id.clone()), ..base(1, 6) };
+    let bases = [base(1, 2), full, child];
+    let plan = planned(&Target::Latest, &bases, &log(&whole(1, 1..10))).unwrap();
+    assert_eq!(plan.window.base, bases[0]);
+    assert_eq!(plan.passed_over, [bases[1].id.clone(), bases[2].id.clone()]);
+}
+
+#[test]
+fn a_base_backup_whose_verification_failed_is_taken_where_no_other_reaches_the_moment() {
+    // The log behind the older one is broken before the newer one.
+    let log = log(&[whole(1, 1..4), whole(1, 5..10)].concat());
+    let bases = [base(1, 2), failed(6)];
+    for target in [Target::Latest, Target::Time(at(8))] {
+        let plan = planned(&target, &bases, &log).unwrap();
+        assert_eq!((plan.window.base.id, plan.passed_over), (bases[1].id.clone(), vec![]), "{target}");
+    }
+}
+
+#[test]
+fn a_base_backup_that_is_named_is_taken_or_refused_with_what_it_reaches() {
+    let log = log(&[whole(1, 1..6), whole(1, 8..12)].concat());
+    let bases = [base(1, 2), base(1, 4), base(1, 9), Base { timeline: 2, ..base(1, 10) }];
+    let windows = windows(&bases, &log, 1);
+    let from =
+        |target: Target, at: usize| plan(&target, 1, &windows, ends, None, BaseChoice::Only(&bases[at].id));
+    assert_eq!(from(Target::Time(at(5)), 0).unwrap().window.base, bases[0]);
+    assert_eq!(from(Target::Time(at(5)), 1).unwrap().window.base, bases[1]);
+    let refused = |target, at: usize| from(target, at).unwrap_err();
+    let instead = |error: &Unreachable| match error {
+        Unreachable::NotFrom { instead, .. } => instead.clone(),
+        other => panic!("{other}"),
+    };
+    let early = refused(Target::Time(at(3)), 1);
+    assert_eq!(instead(&early), Some(bases[0].id.clone()));
+    assert!(
+        early.to_string().contains(&format!("reaches {} to {}", in_full(at(4)), in_full(at(6)))),
+        "{early}"
+    );
+    assert_eq!(instead(&refused(Target::Time(at(10)), 0)), Some(bases[2].id.clone()));
+    assert_eq!(instead(&refused(Target::Time(at(7)), 0)), None, "nothing reaches that");
+    let elsewhere = refused(Target::Latest, 3);
+    assert!(elsewhere.to_string().contains("timeline 1 does not go on from it"), "{elsewhere}");
+    let latest = refused(Target::Latest, 0);
+    assert_eq!(instead(&latest), Some(bases[2].id.clone()), "{latest}");
+}
+
+proptest! {
+    /// Whatever failed: what is reached at all is reached, by one that has not failed if there is one.
+    #[test]
+    fn a_failed_verification_takes_no_moment_away(
+        numbers in proptest::collection::btree_set(0u64..40, 20..40),
+        starts in proptest::collection::btree_map(0u64..40, any::<bool>(), 0..6),
+        wanted in 0i64..45,
+    ) {
+        let log = log(&whole(1, numbers.iter().copied()));
+        let of = |(number, has_failed): (&u64, &bool)| if *has_failed { failed(*number) } else { base(1, *number) };
+        let bases: Vec<Base> = starts.iter().map(of).collect();
+        let sound: Vec<Base> = bases.iter().filter(|base| base.checked != Checked::Failed).cloned().collect();
+        let all_sound: Vec<Base> = starts.keys().map(|number| base(1, *number)).collect();
+        let planned = |bases: &[Base]| {
+            plan(&Target::Time(at(wanted)), 1, &windows(bases, &log, 1), ends, None, BaseChoice::Any)
+        };
+        let (with_failed, without) = (planned(&bases), planned(&sound));
+        prop_assert_eq!(with_failed.is_ok(), planned(&all_sound).is_ok());
+        if let Ok(plan) = with_failed {
+            let is_failed = plan.window.base.checked == Checked::Failed;
+            prop_assert_eq!(is_failed, without.is_err());
+            prop_assert!(plan.passed_over.iter().all(|id| *id > plan.window.base.id));
+            let choice = BaseChoice::Only(&plan.window.base.id);
+            let forced = super::plan(&Target::Time(at(wanted)), 1, &windows(&bases, &log, 1), ends, None, choice);
+            prop_assert_eq!(forced.unwrap().window, plan.window);
+        }
+    }
 }

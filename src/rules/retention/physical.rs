@@ -7,6 +7,8 @@
 //!   backup that ended before the window stays, every later one, and the log from the start of the
 //!   oldest that stays.
 //! - The newest base backup of all stays at any age, and so does what is dated in the future.
+//! - The newest base backup that is verified stays at any age, with the log from its start: what came later may
+//!   turn out to be damaged.
 //! - Where the newest timeline has no base backup that ended before the window, or the history of one that
 //!   is looked at is not stored, nothing goes.
 //! - What an incremental base backup that stays builds on stays too, without the log behind it. One that builds
@@ -18,9 +20,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::rules::chain;
+use crate::rules::drill::Checked;
 use crate::rules::layout::SnapshotId;
 use crate::rules::physical::{PieceName, Segment};
-use crate::rules::recovery::{Base, Log, missing};
+use crate::rules::recovery::{Base, Log, is_doubted, missing};
 
 /// What of the physical side goes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -46,11 +49,16 @@ pub fn physical<'a>(
         |timeline: &u32| Some(*timeline) == newest || stored_at.get(timeline).is_some_and(|at| *at > begins);
     let mut timelines = log.timelines();
     timelines.extend(newest);
-    let needs: Vec<Need> = timelines
-        .into_iter()
-        .filter(is_lived_on)
-        .map(|timeline| Need::of(timeline, bases, log, begins))
-        .collect();
+    let verified = newest_verified(bases);
+    let is_left = |base: &&Base| !newest.is_some_and(|newest| log.descends(newest, base));
+    let on_its_own = verified.filter(is_left).map(|base| Need::of_verified(base, log));
+    let mut needs: Vec<Need> = on_its_own.into_iter().collect();
+    needs.extend(
+        timelines
+            .into_iter()
+            .filter(is_lived_on)
+            .map(|timeline| Need::of(timeline, bases, log, begins).with(verified, log)),
+    );
     // The last is that of the newest timeline.
     let is_known = needs.iter().all(|need| log.is_known(need.timeline));
     if !is_known || !needs.last().is_some_and(|need| need.has_anchor) {
@@ -107,10 +115,37 @@ impl<'a> Need<'a> {
         }
     }
 
+    /// What `base` needs on its own timeline.
+    fn of_verified(base: &'a Base, log: &Log) -> Self {
+        Self {
+            timeline: base.timeline,
+            has_anchor: true,
+            bases: BTreeSet::from([&base.id]),
+            first: base.start.0 / log.segment_bytes(),
+        }
+    }
+
+    /// The moments are to be reached from `base` too, if the timeline goes on from it.
+    fn with(mut self, base: Option<&'a Base>, log: &Log) -> Self {
+        if let Some(base) = base.filter(|base| log.descends(self.timeline, base)) {
+            self.bases.insert(&base.id);
+            self.first = self.first.min(base.start.0 / log.segment_bytes());
+        }
+        self
+    }
+
     fn needs(&self, segment: Segment, log: &Log) -> bool {
         let counts = || log.counting(self.timeline, segment.number);
         segment.number >= self.first && counts().iter().any(|(timeline, _)| *timeline == segment.timeline)
     }
+}
+
+/// The newest base backup that is verified, and builds on none whose verification failed, or that is missing.
+pub fn newest_verified(bases: &[Base]) -> Option<&Base> {
+    let is_verified = |base: &&Base| {
+        base.checked == Checked::Sound && !is_doubted(bases, base) && missing(bases, base).is_none()
+    };
+    bases.iter().filter(is_verified).max_by_key(|base| (base.ended_at, &base.id))
 }
 
 /// What `staying` build on.
@@ -140,7 +175,8 @@ mod tests {
         let ended_at = at(i64::try_from(hour).unwrap());
         let start = Lsn(hour * SEGMENT + 40);
         let id = SnapshotId::new(ended_at, 0);
-        Base { id, parent: None, timeline: 1, start, stop: Lsn(start.0 + 100), ended_at }
+        let checked = Checked::Never;
+        Base { id, parent: None, timeline: 1, start, stop: Lsn(start.0 + 100), ended_at, checked }
     }
 
     fn on(parent: &Base, hour: u64) -> Base {
@@ -182,6 +218,26 @@ mod tests {
         let bases = [base(1), on(&gone, 5)];
         let plan = plan(&bases, &segments(0..12), 4, 10);
         assert_eq!((plan.bases.len(), plan.pieces), (0, segments(0..1)));
+    }
+
+    #[test]
+    fn the_newest_verified_base_stays_with_its_log_until_a_newer_one_is() {
+        let sound = |hour| Base { checked: Checked::Sound, ..base(hour) };
+        let failed = |hour| Base { checked: Checked::Failed, ..base(hour) };
+        let of = |bases: &[Base]| {
+            let plan = plan(bases, &segments(0..12), 1, 11);
+            (plan.bases, plan.pieces)
+        };
+        let bases = [base(1), sound(2), sound(4), base(6), failed(7), base(9)];
+        let gone = [0, 1, 3, 4].map(|at| bases[at].id.clone()).to_vec();
+        assert_eq!(of(&bases), (gone, segments(0..4)), "it is of hour 4");
+        let bases = [sound(2), base(6), sound(9)];
+        assert_eq!(of(&bases).1, segments(0..9), "the newer one is verified");
+        // One that builds on what failed proves nothing.
+        let parent = failed(5);
+        let child = Base { checked: Checked::Sound, ..on(&parent, 7) };
+        let bases = [sound(2), parent, child, base(9)];
+        assert_eq!(of(&bases).1, segments(0..2));
     }
 
     #[test]
@@ -227,6 +283,7 @@ mod tests {
             stop: Lsn(start.0 + 100),
             ended_at,
             parent: None,
+            checked: Checked::Never,
         }
     }
 
@@ -269,12 +326,16 @@ mod tests {
             hours in proptest::collection::btree_set(0u64..60, 0..8),
             missing in proptest::collection::btree_set(0u64..60, 0..4),
             parents in proptest::collection::vec(0usize..8, 8),
+            checked in proptest::collection::vec(0u8..3, 8),
             lost in 0usize..12,
             keep in 0i64..60,
             more in 0i64..60,
             now in 0i64..60,
         ) {
             let mut bases: Vec<Base> = hours.iter().map(|hour| base(*hour)).collect();
+            for (base, checked) in bases.iter_mut().zip(checked) {
+                base.checked = [Checked::Never, Checked::Sound, Checked::Failed][usize::from(checked)];
+            }
             for index in 1..bases.len() {
                 // One that names itself or a later one is full.
                 bases[index].parent = (parents[index] < index).then(|| bases[parents[index]].id.clone());
@@ -300,6 +361,11 @@ mod tests {
             }
             if let Some(newest) = bases.last() {
                 prop_assert!(left_bases.contains(newest));
+            }
+            if let Some(verified) = newest_verified(&bases) {
+                prop_assert_eq!(newest_verified(&left_bases), Some(verified));
+                let end = |pieces: &[PieceName]| Log::new(SEGMENT, pieces, BTreeMap::new()).reach(1, verified);
+                prop_assert_eq!(end(&left_pieces), end(&pieces), "its log stays");
             }
             prop_assert_eq!(plan_of(&left_bases, &left_pieces, keep), PhysicalPlan::default());
             let longer = plan_of(&bases, &pieces, keep + more);

@@ -386,11 +386,11 @@ fn wrong_or_missing_identity_is_named() {
     let restored = world.belay.run(restore.into_iter().chain(["--identity", wrong]));
     assert_told(
         &restored,
-        5,
+        2,
         &["inventory.json.gz.age", "none of the identities given is a recipient", "hint: "],
     );
     let absent = world.belay.run(restore.into_iter().chain(["--identity", "/nonexistent"]));
-    assert_told(&absent, 5, &["/nonexistent", "No such file"]);
+    assert_told(&absent, 2, &["/nonexistent", "No such file"]);
 
     let kept = std::fs::read(&identity).expect("read the identity");
     std::fs::remove_file(&identity).expect("lose the identity");
