@@ -231,7 +231,8 @@ fetch_server() (
   for program in "$servers/clients/$3/bin"/*; do
     # That of 18 crashes whatever it is asked.
     case $program in */18/bin/pg_verifybackup) continue ;; esac
-    [ -e "bin/$(basename "$program")" ] || ln -s "$program" bin/
+    # Relative, so that the directory may be moved.
+    [ -e "bin/$(basename "$program")" ] || ln -sf "../../clients/$3/bin/$(basename "$program")" bin/
   done
   bin/postgres --version
   bin/pg_dump --version
