@@ -9,6 +9,7 @@ pub mod copy;
 pub mod describe;
 pub mod heartbeat;
 pub mod limited;
+pub mod pipes;
 pub mod recovering;
 pub mod replication;
 pub mod rights;

@@ -14,7 +14,7 @@ use tokio_util::io::{StreamReader, SyncIoBridge};
 
 use super::load::StoredCheck;
 use super::{JobError, blocking, disk};
-use crate::postgres::tools::pump;
+use crate::postgres::pipes::pump;
 use crate::rules::digest::Digest256;
 use crate::rules::layout::ObjectKey;
 use crate::rules::manifest::ObjectRecord;

@@ -12,7 +12,8 @@ use bytes::Bytes;
 
 use super::{JobError, Progress, blocking};
 use crate::postgres::PostgresError;
-use crate::postgres::tools::{RunningTool, pump};
+use crate::postgres::pipes::pump;
+use crate::postgres::tools::RunningTool;
 use crate::rules::layout::ObjectKey;
 use crate::rules::manifest::ObjectRecord;
 use crate::seal::{SealWriter, Sealer};

@@ -10,7 +10,8 @@ use sqlx::postgres::PgConnection;
 
 use super::{Claim, Proven};
 use crate::jobs::{JobError, Progress, blocking};
-use crate::postgres::tools::{RunningTool, Streams, Tools, read_schema_text};
+use crate::postgres::pipes::read_schema_text;
+use crate::postgres::tools::{RunningTool, Streams, Tools};
 use crate::postgres::{PostgresError, session};
 use crate::settings::Connection;
 
