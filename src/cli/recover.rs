@@ -152,7 +152,8 @@ pub fn reached_text(recovered: &Recovered) -> String {
         Some(time) => format!("the last transaction in it ended at {}", at(time)),
         None => "no transaction ended behind the base backup".to_owned(),
     };
-    let end = if recovered.reached_end { "; the log ends there, and nothing was committed later" } else { "" };
+    let end =
+        if recovered.reached_end { "; the log ends there, and nothing was committed later" } else { "" };
     format!("{} of the log: {last}{end}", recovered.reached.lsn)
 }
 

@@ -153,7 +153,8 @@ pub async fn run(global: &Global, args: RestoreArgs, inputs: Inputs) -> Result<R
 
 /// What there is to say of a moment that was restored.
 fn notes_of(moment: &Recovered) -> Vec<String> {
-    let from = format!("recovered from base backup {} and {} segments of the log", moment.base, moment.segments);
+    let from =
+        format!("recovered from base backup {} and {} segments of the log", moment.base, moment.segments);
     let reached = format!("reached {}", reached_text(moment));
     [from, reached].into_iter().chain(moment.notes.clone()).collect()
 }

@@ -89,9 +89,8 @@ pub async fn standings(
     let shipped = log.shipped.filter(|_| settings.wal.receive);
     if settings.cluster.point_in_time && (shipped.is_some() || !settings.wal.receive) {
         let mut made = look.done(JobKind::BaseBackup, None).await?;
-        let is_since = |began_at: &DateTime<Utc>| {
-            shipped.is_none_or(|shipped| *began_at >= shipped.unbroken_since)
-        };
+        let is_since =
+            |began_at: &DateTime<Utc>| shipped.is_none_or(|shipped| *began_at >= shipped.unbroken_since);
         made.retain(|began_at| !log.is_broken && is_since(began_at));
         all.extend(look.at(JobKind::BaseBackup, None, settings.base_backup.schedule.as_ref(), made).await?);
         if look.has_usable_base(shipped).await? {

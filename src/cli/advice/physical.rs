@@ -25,9 +25,13 @@ pub(super) fn on_object(key: &str) -> Advice {
 pub(super) fn on_damaged(instead: Option<&SnapshotId>) -> Advice {
     let hint = match instead {
         Some(other) => {
-            format!("the same command with --base {other} begins with another one that reaches the moment; {ALL}")
+            format!(
+                "the same command with --base {other} begins with another one that reaches the moment; {ALL}"
+            )
         }
-        None => format!("no other base backup reaches the moment; `belay list` shows which moments others reach, and {ALL}"),
+        None => format!(
+            "no other base backup reaches the moment; `belay list` shows which moments others reach, and {ALL}"
+        ),
     };
     said(ExitCode::Problem, &hint)
 }

@@ -246,13 +246,14 @@ impl Stock {
 
     /// Refuses a timeline and a base backup that are not stored.
     fn check_there(&self, wanted: &Wanted, choice: &Choice<'_>) -> Result<(), JobError> {
-        let refused = |reason| {
-            Err(JobError::Refused { action: format!("recover {wanted}"), reasons: vec![reason] })
-        };
+        let refused =
+            |reason| Err(JobError::Refused { action: format!("recover {wanted}"), reasons: vec![reason] });
         if let Some(id) = choice.base.filter(|id| self.bases.iter().all(|base| base.id != **id)) {
             return match self.rejected.iter().find(|(rejected, _)| rejected == id) {
                 Some((_, why)) => refused(format!("base backup {id} is not believed: {why}")),
-                None => Err(CatalogError::NotFound { wanted: format!("there is no base backup {id}") }.into()),
+                None => {
+                    Err(CatalogError::NotFound { wanted: format!("there is no base backup {id}") }.into())
+                }
             };
         }
         let mut timelines = self.log.timelines();

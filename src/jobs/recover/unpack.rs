@@ -30,7 +30,15 @@ pub(super) async fn archive(
     };
     let progress = Arc::clone(means.progress);
     let on_bytes = move |bytes| progress.advance(bytes);
-    open_through(means.catalog.store().as_ref(), means.opener, &key, record, on_bytes, (unpack, Some(directory))).await
+    open_through(
+        means.catalog.store().as_ref(),
+        means.opener,
+        &key,
+        record,
+        on_bytes,
+        (unpack, Some(directory)),
+    )
+    .await
 }
 
 fn unnamed(key: &ObjectKey) -> JobError {
@@ -59,7 +67,8 @@ pub(super) async fn list_of_files(
 ) -> Result<(), JobError> {
     let Some(record) = base.objects.get(layout::BACKUP_MANIFEST) else { return Ok(()) };
     let key = layout::base_key(means.catalog.cluster(), &base.id, layout::BACKUP_MANIFEST);
-    let plain = open_into(means.catalog.store().as_ref(), means.opener, &key, record, (Vec::new(), None)).await?;
+    let plain =
+        open_into(means.catalog.store().as_ref(), means.opener, &key, record, (Vec::new(), None)).await?;
     let path = directory.join(LIST_OF_FILES);
     std::fs::write(&path, plain).map_err(|source| disk("write", &path, source))
 }

@@ -146,7 +146,8 @@ impl<C: Fn(&Window) -> Option<DateTime<Utc>>> Reach<'_, C> {
             (Target::Name(_), None) => {
                 let mut plan = choose(usable.iter().copied(), Some(target.clone()))
                     .unwrap_or_else(|| Plan::of(last, Some(target.clone())));
-                let of_id = |id: &SnapshotId| usable.iter().find(|window| window.base.id == *id).copied().cloned();
+                let of_id =
+                    |id: &SnapshotId| usable.iter().find(|window| window.base.id == *id).copied().cloned();
                 plan.older = plan.others.iter().filter_map(of_id).collect();
                 Ok(plan)
             }
@@ -202,7 +203,10 @@ impl<C: Fn(&Window) -> Option<DateTime<Utc>>> Reach<'_, C> {
                 format!("{missing}, which it builds on, is missing or not believed")
             }
             Some(window) if !window.is_usable() => {
-                format!("its log is stored to {}, and it is of no use before {}", window.end, window.base.stop)
+                format!(
+                    "its log is stored to {}, and it is of no use before {}",
+                    window.end, window.base.stop
+                )
             }
             Some(window) => format!(
                 "it reaches {} to {} ({} to {})",

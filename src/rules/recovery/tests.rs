@@ -319,9 +319,8 @@ fn a_base_backup_that_is_named_is_taken_or_refused_with_what_it_reaches() {
     let log = log(&[whole(1, 1..6), whole(1, 8..12)].concat());
     let bases = [base(1, 2), base(1, 4), base(1, 9), Base { timeline: 2, ..base(1, 10) }];
     let windows = windows(&bases, &log, 1);
-    let from = |target: Target, at: usize| {
-        plan(&target, 1, &windows, ends, None, BaseChoice::Only(&bases[at].id))
-    };
+    let from =
+        |target: Target, at: usize| plan(&target, 1, &windows, ends, None, BaseChoice::Only(&bases[at].id));
     assert_eq!(from(Target::Time(at(5)), 0).unwrap().window.base, bases[0]);
     assert_eq!(from(Target::Time(at(5)), 1).unwrap().window.base, bases[1]);
     let refused = |target, at: usize| from(target, at).unwrap_err();
@@ -331,7 +330,10 @@ fn a_base_backup_that_is_named_is_taken_or_refused_with_what_it_reaches() {
     };
     let early = refused(Target::Time(at(3)), 1);
     assert_eq!(instead(&early), Some(bases[0].id.clone()));
-    assert!(early.to_string().contains(&format!("reaches {} to {}", in_full(at(4)), in_full(at(6)))), "{early}");
+    assert!(
+        early.to_string().contains(&format!("reaches {} to {}", in_full(at(4)), in_full(at(6)))),
+        "{early}"
+    );
     assert_eq!(instead(&refused(Target::Time(at(10)), 0)), Some(bases[2].id.clone()));
     assert_eq!(instead(&refused(Target::Time(at(7)), 0)), None, "nothing reaches that");
     let elsewhere = refused(Target::Latest, 3);

@@ -20,9 +20,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::rules::chain;
+use crate::rules::drill::Checked;
 use crate::rules::layout::SnapshotId;
 use crate::rules::physical::{PieceName, Segment};
-use crate::rules::drill::Checked;
 use crate::rules::recovery::{Base, Log, is_doubted, missing};
 
 /// What of the physical side goes.
