@@ -3,8 +3,8 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
 
-use super::site::{Site, a_site, flipped, text_of};
-use crate::world::{Output, finish};
+use super::site::{Site, a_site, a_site_that_pushes, flipped, text_of};
+use crate::world::{Output, a_cluster, finish};
 
 /// Two base backups with whole log behind both, a row behind each, and a moment between them.
 fn two_bases() -> (Site, [Value; 2], DateTime<Utc>) {
@@ -148,6 +148,17 @@ fn a_base_backup_says_whether_its_log_is_stored() {
     receiver.end();
     // At once, and nothing was written since.
     assert_eq!(site.restored_ids("latest").len(), 0);
+}
+
+#[test]
+fn a_base_backup_of_a_server_that_hands_its_log_over_can_be_used_when_it_is_told_so() {
+    let site = a_site_that_pushes(a_cluster());
+    let settings = std::fs::read_to_string(site.belay.settings()).unwrap();
+    site.belay.write_settings(&settings.replace("[wal]\n", "[wal]\nreceive = false\n"));
+    site.write("one");
+    let base = site.base();
+    assert_eq!(base["usable"], true, "{base}");
+    assert_eq!(site.restored_ids("latest"), [1]);
 }
 
 #[test]
