@@ -55,6 +55,8 @@
 //!   behind the moment from which foreign commits are counted: what lies between is refused, and not lost.
 //! - **Of a timeline's first segment the parent's copy counts only up to the fork**: PostgreSQL would replay what was given
 //!   up behind it ([`rules::recovery`]).
+//! - **A base backup whose verification failed is passed over only where another reaches the moment**: what is damaged in it may
+//!   be what nobody wants.
 //! - **A server that fetches its log itself is told of an end only where it is one**: everything else has an exit code
 //!   that stops its recovery.
 //! - **Archives of tablespaces come through named pipes** that `pg_basebackup` takes for its files: it writes only one to
@@ -98,7 +100,8 @@
 //!    files of a base backup, and the scratch cluster, all under a 0700 directory that is emptied at start, and the
 //!    log on its way, in 0700 directories of the state directory.
 //! 6. Retention never removes the newest verified snapshot, the newest of the deepest depth that any
-//!    was verified to, what is pinned, or what another kept snapshot needs.
+//!    was verified to, the newest verified base backup and the log behind it, what is pinned, or what another kept
+//!    snapshot needs.
 //! 7. A restore never overwrites: it loads beside, is proven, and takes the name in one
 //!    transaction. The previous database is kept until its expiry.
 //! 8. Memory is bounded by settings, not by the size of the database (one row is held whole).

@@ -10,9 +10,9 @@ use super::host::Host;
 use super::progress::shown;
 use super::report::{ExitCode, Failure, Report, bytes_text, duration_text};
 use super::{Global, clock};
+use crate::jobs::Progress;
 use crate::jobs::base_backup::{self, Made, Manner};
 use crate::jobs::receive_wal::waiting::KeptLog;
-use crate::jobs::{JobError, Progress};
 use crate::ledger::lock::{LockName, StateLock};
 use crate::ledger::{JobKind, Ledger};
 use crate::rules::physical::Tablespace;
@@ -73,10 +73,10 @@ pub async fn make_one(global: &Global, host: &Host, ledger: &Ledger) -> Result<M
     let to = cluster_of(host)?;
     let _base = StateLock::exclusive(state, &LockName::base_backup()).map_err(Failure::of(TITLE))?;
     let _repository = StateLock::shared(state, &LockName::repository()).map_err(Failure::of(TITLE))?;
+    let progress = Arc::new(Progress::default());
     let subject = |made: &Made| made.manifest.id.to_string();
-    super::recorded(ledger, JobKind::BaseBackup, None, TITLE, subject, async {
+    let mut made = super::recorded(ledger, JobKind::BaseBackup, None, TITLE, subject, async {
         let sealer = host.sealer()?.fast(host.settings.base_backup.jobs);
-        let progress = Arc::new(Progress::default());
         let (opener, scratch_directory) = (host.opener(), host.scratch_directory());
         let means = base_backup::Means {
             catalog: &host.catalog,
@@ -93,15 +93,15 @@ pub async fn make_one(global: &Global, host: &Host, ledger: &Ledger) -> Result<M
             full_every: host.settings.base_backup.full_every,
             stall_timeout: STALL_TIMEOUT,
         };
-        let log = KeptLog { state, is_received: host.settings.wal.receive };
-        let work = async {
-            let mut made = base_backup::make(&means, &to, manner, rand::random(), clock::now).await?;
-            base_backup::wait_until_usable(&means, &to, log, &mut made).await;
-            Ok::<_, JobError>(made)
-        };
-        shown(global, TITLE, &progress, Box::pin(work)).await.map_err(Failure::of(TITLE))
+        let work = base_backup::make(&means, &to, manner, rand::random(), clock::now);
+        shown(global, TITLE, &progress, work).await.map_err(Failure::of(TITLE))
     })
-    .await
+    .await?;
+    // It is made, whatever comes of that.
+    let log = KeptLog { state, is_received: host.settings.wal.receive };
+    let waiting = base_backup::wait_until_usable(&host.catalog, &progress, &to, log, &mut made);
+    shown(global, TITLE, &progress, waiting).await;
+    Ok(made)
 }
 
 /// How to reach the one cluster that the settings are about.

@@ -12,6 +12,7 @@ mod guard;
 mod moment;
 mod places;
 pub mod segment;
+mod sought;
 mod stock;
 mod unpack;
 
@@ -34,12 +35,9 @@ use crate::rules::causes::in_a_sentence;
 use crate::rules::chain;
 use crate::rules::layout::SnapshotId;
 use crate::rules::physical::BaseManifest;
-use crate::rules::recovery::{Plan, Target};
+use crate::rules::recovery::{Plan, Target, Window};
 use crate::rules::tablespaces::Place;
 use crate::seal::Opener;
-
-/// How many restore points are named where one is not found.
-const POINTS_TOLD: usize = 10;
 
 /// What a recovery is made with.
 pub struct Means<'a> {
@@ -125,8 +123,9 @@ async fn recover_at(
 ) -> Result<Served, JobError> {
     let watch = Stopwatch::start();
     let has_places = |older: &&BaseManifest| older.tablespaces == base.tablespaces;
-    let older = plan.older.iter().filter_map(|window| Some((window, stock.base(window).filter(has_places)?)));
-    for (window, base) in std::iter::once((&plan.window, base)).chain(older) {
+    let windows = tried(means, stock, plan, base).await?;
+    let tried = windows.into_iter().filter_map(|it| Some((it, stock.base(it).filter(has_places)?)));
+    for (window, base) in tried {
         let plan = Plan { window: window.clone(), ..plan.clone() };
         if let Some(mut served) = recover_from(means, stock, &plan, base, site).await? {
             served.recovered.elapsed_ms = watch.elapsed_ms();
@@ -135,26 +134,41 @@ async fn recover_at(
         tracing::info!(base = %base.id, "the moment is not behind this base backup");
         site.empty()?;
     }
-    Err(not_found(means, plan).await)
+    let target = plan.stop_at.as_ref().map(ToString::to_string).unwrap_or_default();
+    Err(JobError::Refused {
+        action: format!("recover {target}"),
+        reasons: vec!["the log that is stored ends before it".into()],
+    })
 }
 
-/// What there is to say of a moment that no server came to.
-async fn not_found(means: &Means<'_>, plan: &Plan) -> JobError {
-    let target = plan.stop_at.as_ref().map(ToString::to_string).unwrap_or_default();
-    let refused = |reason| JobError::Refused { action: format!("recover {target}"), reasons: vec![reason] };
-    let Some(Target::Name(name)) = &plan.stop_at else {
-        return refused("the log that is stored ends before it".into());
-    };
-    let all = std::iter::once(&plan.window).chain(&plan.older);
-    let from = all.clone().map(|window| window.base.start).min().unwrap_or_default();
-    let until = all.map(|window| window.end).max().unwrap_or_default();
+/// The windows of `plan` that are to be tried, in this order: where the place of a restore point is not known,
+/// but is found in the log, those that reach it.
+///
+/// # Errors
+/// [`JobError::Refused`] when no log has it. What is damaged elsewhere may be what nobody wants, and is not said here.
+async fn tried<'a>(
+    means: &Means<'_>,
+    stock: &Stock,
+    plan: &'a Plan,
+    base: &BaseManifest,
+) -> Result<Vec<&'a Window>, JobError> {
+    let all: Vec<&Window> = std::iter::once(&plan.window).chain(&plan.older).collect();
+    let Some(Target::Name(name)) = &plan.stop_at else { return Ok(all) };
     let known = means.catalog.restore_points().await.unwrap_or_default();
-    let known: Vec<&str> = known.iter().rev().take(POINTS_TOLD).map(|point| point.name.as_str()).collect();
-    let known = match known.as_slice() {
-        [] => "none is known by its name".to_owned(),
-        known => format!("the newest that are known are {}", known.join(", ")),
-    };
-    refused(format!("the log from {from} to {until} has no restore point {name:?}; {known}"))
+    if known.iter().any(|point| point.name == *name) {
+        return Ok(all);
+    }
+    match sought::place_of(means, stock, plan, base, name).await {
+        Ok(lsn) => {
+            let reaches = |window: &&Window| window.base.stop <= lsn && lsn <= window.end;
+            Ok(all.into_iter().filter(reaches).collect())
+        }
+        Err(error @ JobError::Refused { .. }) => Err(error),
+        Err(error) => {
+            tracing::warn!(%error, "the log is not looked through for the restore point: a server does it");
+            Ok(all)
+        }
+    }
 }
 
 /// As [`recover`], from the plan's window alone; `None` when the log behind it ends before the moment.

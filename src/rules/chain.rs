@@ -3,6 +3,8 @@
 //! Comes in: manifests, and the time. Goes out: a parent, or a chain from a full base backup on. Reads
 //! nothing.
 
+use std::collections::BTreeSet;
+
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::layout::{self, SnapshotId};
@@ -72,11 +74,13 @@ pub struct Now<'a> {
 }
 
 /// What a new base backup builds on: the newest one that does, unless its full one is `full_every` old or
-/// more; `None` when the new one has to be full.
+/// more, or the verification of it, or of one that it builds on, `failed`; `None` when the new one has to be
+/// full.
 pub fn parent<'a>(
     bases: &'a [BaseManifest],
     now: Now<'_>,
     full_every: TimeDelta,
+    failed: &BTreeSet<SnapshotId>,
 ) -> Option<&'a BaseManifest> {
     let is_of_cluster = |base: &&BaseManifest| {
         base.system_identifier == now.system_identifier
@@ -84,11 +88,12 @@ pub fn parent<'a>(
             && base.timeline == now.timeline
             && base.objects.contains_key(layout::BACKUP_MANIFEST)
     };
-    let is_young = |base: &&BaseManifest| {
-        let full = chain(bases, base).ok().and_then(|chain| chain.first().map(|full| full.began_at));
-        full.is_some_and(|began_at| now.at - began_at < full_every)
-    };
-    let usable = bases.iter().filter(is_of_cluster).filter(is_young);
+    let is_young =
+        |chain: &[&BaseManifest]| chain.first().is_some_and(|full| now.at - full.began_at < full_every);
+    let is_sound = |chain: &[&BaseManifest]| chain.iter().all(|base| !failed.contains(&base.id));
+    let is_usable =
+        |base: &&BaseManifest| chain(bases, base).is_ok_and(|chain| is_young(&chain) && is_sound(&chain));
+    let usable = bases.iter().filter(is_of_cluster).filter(is_usable);
     usable.max_by_key(|base| (base.stop_lsn, &base.id))
 }
 
@@ -139,8 +144,13 @@ mod tests {
         Now { system_identifier: "7", version_num: 170_004, timeline: 1, at: at(hour) }
     }
 
+    fn parent_but(bases: &[BaseManifest], hour: i64, failed: &[i64]) -> Option<SnapshotId> {
+        let failed = failed.iter().map(|hour| id(*hour)).collect();
+        parent(bases, now(hour), TimeDelta::hours(10), &failed).map(|base| base.id.clone())
+    }
+
     fn parent_at(bases: &[BaseManifest], hour: i64) -> Option<SnapshotId> {
-        parent(bases, now(hour), TimeDelta::hours(10)).map(|base| base.id.clone())
+        parent_but(bases, hour, &[])
     }
 
     #[test]
@@ -167,6 +177,14 @@ mod tests {
         assert_eq!(parent_at(&bases, 10), Some(id(5)));
         assert_eq!(parent_at(&bases, 11), None);
         assert_eq!(parent_at(&[], 1), None);
+    }
+
+    #[test]
+    fn what_failed_its_verification_is_not_built_on() {
+        let bases = [base(1, None), base(3, None), base(5, Some(3))];
+        assert_eq!(parent_but(&bases, 6, &[5]), Some(id(3)));
+        assert_eq!(parent_but(&bases, 6, &[3]), Some(id(1)), "nor what builds on it");
+        assert_eq!(parent_but(&bases, 6, &[1, 3]), None);
     }
 
     #[test]

@@ -293,9 +293,12 @@ mod tests {
         );
         records.get_mut(&id(2)).unwrap().push(record(2, 40, true, None));
         assert_eq!(standing(&records).failed.len(), 1, "one that is as deep finds nothing");
+        assert_eq!(checked(&records[&id(1)]), Checked::Failed);
+        assert_eq!(checked(&records[&id(2)]), Checked::Sound);
         let deep = BaseVerification { depth: PhysicalDepth::Recovered, ..record(2, 50, false, None) };
         records.get_mut(&id(2)).unwrap().extend([deep, record(2, 60, true, None)]);
         assert_eq!(standing(&records).failed.len(), 2, "one that is shallower says nothing of it");
+        assert_eq!((checked(&records[&id(2)]), checked(&[])), (Checked::Failed, Checked::Never));
         assert!(standing(&BTreeMap::new()).verified.is_none());
     }
 

@@ -24,6 +24,7 @@
 
 pub mod attribution;
 pub mod page;
+pub mod records;
 pub mod scan;
 pub mod segment;
 pub mod summary;

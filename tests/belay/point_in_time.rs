@@ -1,6 +1,7 @@
 //! Any moment of the log can be had again: as a database beside the live one, or as a whole cluster.
 
 mod check;
+mod choosing;
 mod daemon;
 mod deaths;
 mod fetching;

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::{Made, Means};
+use super::Made;
+use crate::catalog::Catalog;
+use crate::jobs::Progress;
 use crate::jobs::receive_wal::waiting::{KeptLog, NotStored, until_handed_over, until_received};
 use crate::postgres::{session, wal};
 use crate::rules::causes::in_a_sentence;
@@ -16,13 +18,19 @@ const LONGEST: Duration = Duration::from_secs(30);
 const UNASKED: Duration = Duration::from_secs(2);
 
 /// Waits until `made` can be used, and notes in it why it cannot yet, if that is so.
-pub async fn wait_until_usable(means: &Means<'_>, to: &Connection, log: KeptLog<'_>, made: &mut Made) {
-    means.progress.enter("waiting until the log behind it is stored");
-    means.progress.expect(0);
+pub async fn wait_until_usable(
+    catalog: &Catalog,
+    progress: &Progress,
+    to: &Connection,
+    log: KeptLog<'_>,
+    made: &mut Made,
+) {
+    progress.enter("waiting until the log behind it is stored");
+    progress.expect(0);
     let (timeline, stop) = (made.manifest.timeline, made.manifest.stop_lsn);
     let why = match log.is_received {
         true => until_received(log.state, timeline, stop, LONGEST).await.err().map(|error| in_words(&error)),
-        false => why_not_handed_over(means, to, made).await,
+        false => why_not_handed_over(catalog, to, made).await,
     };
     made.unusable = why.map(|why| format!("it cannot be used before the log up to {stop} is stored; {why}"));
 }
@@ -37,20 +45,20 @@ fn in_words(error: &NotStored) -> String {
     }
 }
 
-async fn why_not_handed_over(means: &Means<'_>, to: &Connection, made: &Made) -> Option<String> {
+async fn why_not_handed_over(catalog: &Catalog, to: &Connection, made: &Made) -> Option<String> {
     let manifest = &made.manifest;
     // The log that is needed ends before that place.
     let last = Lsn(manifest.stop_lsn.0.saturating_sub(1));
     let segment = Segment::at(manifest.timeline, last, manifest.segment_bytes);
     let piece = PieceName::Segment(segment.to_string());
-    let mut is_there = until_handed_over(means.catalog, &piece, UNASKED).await;
+    let mut is_there = until_handed_over(catalog, &piece, UNASKED).await;
     if let Ok(false) = is_there {
         // A server where nothing is written would not end its segment for long; a role that may not ask for
         // that has to wait.
         if let Ok(mut session) = session::connect(&to.with_database(session::MAINTENANCE_DATABASE)).await {
             let _ = wal::end_segment(&mut session, manifest.stop_lsn).await;
         }
-        is_there = until_handed_over(means.catalog, &piece, LONGEST).await;
+        is_there = until_handed_over(catalog, &piece, LONGEST).await;
     }
     match is_there {
         Ok(true) => None,

@@ -1,6 +1,7 @@
 //! What a base backup builds on: nothing, or the list of files of another one, fetched for
 //! `pg_basebackup --incremental`.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -10,6 +11,7 @@ use crate::jobs::opening::open_into;
 use crate::jobs::{JobError, WorkDirectory, disk};
 use crate::postgres::replication::{ClusterFacts, LIST_OF_FILES};
 use crate::rules::chain::{self, FIRST_MAJOR, Now};
+use crate::rules::drill::{self, Checked};
 use crate::rules::layout::{self, SnapshotId};
 use crate::rules::physical::BaseManifest;
 
@@ -52,7 +54,12 @@ impl Parent {
             timeline: facts.timeline,
             at: now,
         };
-        if let Some(parent) = chain::parent(&bases, now, full_every) {
+        let failed = failed(means).await?;
+        let parent = chain::parent(&bases, now, full_every, &failed);
+        if parent.is_none() && chain::parent(&bases, now, full_every, &BTreeSet::new()).is_some() {
+            chosen.notes.push("it is a full one: the verification of the one before failed".into());
+        }
+        if let Some(parent) = parent {
             match fetch(means, parent).await {
                 Ok(room) => chosen.found = Some((parent.id.clone(), room)),
                 Err(error) => chosen.give_up(&error),
@@ -82,6 +89,13 @@ impl Parent {
         let reason = crate::rules::causes::in_a_sentence(error);
         self.notes.push(format!("it is a full one: {reason}"));
     }
+}
+
+/// The base backups whose verification failed.
+async fn failed(means: &Means<'_>) -> Result<BTreeSet<SnapshotId>, JobError> {
+    let records = means.catalog.base_verifications().await?;
+    let failed = records.into_iter().filter(|(_, records)| drill::checked(records) == Checked::Failed);
+    Ok(failed.map(|(id, _)| id).collect())
 }
 
 /// Puts its list of files into a directory of ours.

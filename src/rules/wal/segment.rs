@@ -11,12 +11,9 @@
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::Lsn;
-use super::page::{
-    self, IS_CONTINUED, IS_LONG, LONG_HEADER_BYTES, PageHeader, RECORD_BYTES, data_at, u16_at, u32_at, u64_at,
-};
+use super::page::{IS_LONG, LONG_HEADER_BYTES, PageHeader, data_at};
+use super::records::Records;
 
-/// So much of each record is looked at: an end has its time within.
-const LOOKED_AT_BYTES: usize = 64;
 /// `RM_XACT_ID`, and of its records those that end a transaction.
 const TRANSACTIONS: u8 = 1;
 const ENDS: [u8; 4] = [0x00, 0x20, 0x30, 0x40];
@@ -35,7 +32,7 @@ pub struct Header {
     /// Bytes of a segment.
     pub segment_bytes: u32,
     /// Bytes of a page.
-    page_bytes: u32,
+    pub(super) page_bytes: u32,
 }
 
 impl Header {
@@ -61,14 +58,7 @@ impl Header {
 /// Reads when transactions ended, as the bytes of a segment pass from its beginning.
 #[derive(Debug, Default)]
 pub struct Ends {
-    page: Vec<u8>,
-    page_bytes: usize,
-    /// Where the page lies in the log.
-    at: u64,
-    /// Of the record that is read: its first bytes, and how many more there are of it.
-    head: Vec<u8>,
-    rest: usize,
-    is_over: bool,
+    records: Records,
     latest: Option<DateTime<Utc>>,
 }
 
@@ -85,66 +75,8 @@ impl Ends {
 
     /// Takes the next bytes.
     pub fn update(&mut self, bytes: &[u8]) {
-        let mut bytes = bytes;
-        while !bytes.is_empty() && !self.is_over {
-            let wanted =
-                if self.page_bytes == 0 { LONG_HEADER_BYTES } else { self.page_bytes } - self.page.len();
-            let (now, later) = bytes.split_at(wanted.min(bytes.len()));
-            self.page.extend_from_slice(now);
-            bytes = later;
-            if self.page_bytes == 0 && self.page.len() == LONG_HEADER_BYTES {
-                match Header::of(&self.page) {
-                    Some(header) => {
-                        (self.at, self.page_bytes) = (header.start.0, header.page_bytes as usize);
-                    }
-                    None => self.is_over = true,
-                }
-            } else if self.page.len() == self.page_bytes {
-                let page = std::mem::take(&mut self.page);
-                self.is_over = self.read_page(&page).is_none();
-                self.at += page.len() as u64;
-                self.page = page;
-                self.page.clear();
-            }
-        }
-    }
-
-    /// Reads the records of a page; `None` where the log ends.
-    fn read_page(&mut self, page: &[u8]) -> Option<()> {
-        let flags = u16_at(page, 2)?;
-        if u64_at(page, 8)? != self.at {
-            return None;
-        }
-        let mut at = page::header_bytes(flags);
-        if flags & IS_CONTINUED == 0 {
-            // What began before was given up by a server that crashed.
-            (self.rest, self.head) = (0, Vec::new());
-        } else if self.rest == 0 {
-            // It began in the segment before: its head is not here.
-            self.rest = u32_at(page, 16)? as usize;
-        }
-        loop {
-            let piece = page.get(at..page.len().min(at + self.rest))?;
-            let kept = piece.len().min(LOOKED_AT_BYTES.saturating_sub(self.head.len()));
-            if !self.head.is_empty() {
-                self.head.extend_from_slice(piece.get(..kept)?);
-            }
-            self.rest -= piece.len();
-            at = (at + piece.len()).next_multiple_of(8);
-            if self.rest > 0 {
-                return Some(());
-            }
-            self.latest = self.latest.max(end_in(&std::mem::take(&mut self.head)));
-            if at >= page.len() {
-                return Some(());
-            }
-            let length = u32_at(page, at)? as usize;
-            if length < RECORD_BYTES {
-                return None;
-            }
-            self.head = page.get(at..at + 4)?.to_vec();
-            (self.rest, at) = (length - 4, at + 4);
-        }
+        let latest = &mut self.latest;
+        self.records.update(bytes, |record, _| *latest = (*latest).max(end_in(record)));
     }
 }
 
@@ -163,6 +95,8 @@ fn end_in(record: &[u8]) -> Option<DateTime<Utc>> {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::page::RECORD_BYTES;
+    use super::super::records::Names;
     use super::*;
 
     const SEGMENT: u64 = 1 << 20;
@@ -225,6 +159,33 @@ mod tests {
         let mut ends = Ends::default();
         bytes.chunks(pieces.max(1)).for_each(|piece| ends.update(piece));
         ends.latest().map(|at| at.timestamp() - EPOCH_SECONDS)
+    }
+
+    fn point(name: &str) -> Vec<u8> {
+        let mut data = [0; 72];
+        data[8..8 + name.len()].copy_from_slice(name.as_bytes());
+        record(0, 0x70, &data)
+    }
+
+    #[test]
+    fn the_names_of_restore_points_are_read_with_where_they_end() {
+        let first = vec![point("before"), commit(3), record(10, 0, &[9; 8000]), point("over the page's end")];
+        let names = |segments: &[Vec<u8>], piece: usize| {
+            let mut names = Names::default();
+            for segment in segments {
+                names.begin_segment();
+                segment.chunks(piece).for_each(|bytes| names.update(bytes));
+            }
+            names.finish()
+        };
+        let segments = [segment(100, &first), segment(0, &[point("in the next")])];
+        let found = names(&segments, 1000);
+        assert_eq!(names(&segments, 1 << 20), found);
+        let told: Vec<&str> = found.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(told, ["before", "over the page's end", "in the next"]);
+        let start = Lsn(5 * SEGMENT);
+        assert!(found[0].1 > start && found[1].1.0 > start.0 + 8000, "{found:?}");
+        assert_eq!(names(&[vec![0; 100]], 7), []);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-use super::site::{a_site, text_of};
+use super::site::{a_site, text_of, with_points_in_time};
 use crate::daemon::service::Service;
 
 #[test]
@@ -84,4 +84,51 @@ fn a_server_that_had_to_keep_too_much_comes_before_its_backup() {
     assert!(!windows[0]["resumes_lsn"].is_null(), "what is missing is told: {windows:?}");
     assert!(windows[1]["resumes_lsn"].is_null(), "{windows:?}");
     assert_eq!(site.restored_ids("latest").len(), 20_002);
+}
+
+#[test]
+fn log_that_is_lost_in_the_store_is_told_at_once_and_makes_a_base_backup_due() {
+    let site = a_site();
+    with_points_in_time(&site, "", "[base_backup]\nschedule = \"0 0 1 1 *\"\n");
+    let service = Service::start(&site.belay);
+    let made = || service.log().matches("made job=\"base-backup\"").count();
+    service.wait_until("a base backup is made when there is log", || made() == 1);
+    let segments = site.write_segments(&["one", "two", "three"]);
+    site.write("four");
+    site.wait_until_stored(&site.lsn());
+    let whole = site.belay.json(["status"])["recovery"].clone();
+    assert_eq!(whole["unreachable"], serde_json::json!([]), "{whole}");
+
+    let log = site.belay.repository().join("prod/wal/00000001");
+    for ending in ["json", "gz.age"] {
+        std::fs::remove_file(log.join(format!("{}.{ending}", segments[1]))).unwrap();
+    }
+    let status = site.belay.json(["status"]);
+    let told = &status["recovery"]["unreachable"];
+    assert_eq!(told.as_array().unwrap().len(), 1, "{told}");
+    assert!(told[0]["until"].is_null() && told[0]["from"].is_string(), "no base backup is behind it: {told}");
+    assert_eq!(&site.belay.json(["list"])["unreachable"], told);
+    let due = |job: &&serde_json::Value| job["job"] == "base-backup";
+    let scheduled = status["scheduled"].as_array().unwrap().iter().find(due).unwrap();
+    assert_eq!(scheduled["state"], "due", "{scheduled}");
+    for verb in ["status", "list"] {
+        let text = site.belay.run([verb]).stdout;
+        assert!(text.contains("no base backup is behind that yet"), "{text}");
+    }
+
+    // What there is, is looked at anew after a while, and when the settings are read.
+    service.hang_up();
+    service.wait_until("another base backup is made", || made() == 2);
+    site.write("five");
+    site.wait_until_stored(&site.lsn());
+    let status = site.belay.json(["status"]);
+    let told = &status["recovery"]["unreachable"];
+    assert_eq!(
+        (told.as_array().unwrap().len(), &told[0]["until"]),
+        (1, &status["recovery"]["newest_base"]["ended_at"])
+    );
+    let ended = service.stop();
+    assert_eq!(ended.code, 0, "{}", ended.log);
+    assert_eq!(ended.log.matches("made job=\"base-backup\"").count(), 2, "{}", ended.log);
+    assert_eq!(site.restored_ids("latest").len(), 5);
 }

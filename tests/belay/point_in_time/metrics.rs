@@ -117,8 +117,12 @@ fn moments_that_cannot_be_had_are_counted() {
     service.wait_for("READY=1");
     let intervals = "belay_recovery_unreachable_intervals";
     wait_for(&service, &site, intervals, |intervals| intervals == 1.0);
+    let mut told = serde_json::Value::Null;
+    service.wait_until("a base backup is behind what is missing", || {
+        told = site.belay.json(["status"])["recovery"]["unreachable"][0].clone();
+        told["until"].is_string()
+    });
     let lost = metrics(&site).get("belay_recovery_unreachable_seconds").unwrap();
-    let told = site.belay.json(["status"])["recovery"]["unreachable"][0].clone();
     let at = |end: &str| {
         let time = told[end].as_str().unwrap();
         chrono::DateTime::parse_from_rfc3339(time).unwrap().timestamp_millis() as f64 / 1e3

@@ -25,7 +25,11 @@ fn what_cannot_be_reached_is_refused_with_the_nearest_moment() {
     assert_eq!(nonsense.code, 2, "{}", nonsense.stderr);
     let unknown = site.restore("name:nobody-made-it");
     assert_eq!(unknown.code, 10, "{}", unknown.stderr);
-    assert!(unknown.stderr.contains("ends before it"), "{}", unknown.stderr);
+    assert!(
+        unknown.stderr.contains("has no restore point of that name; it has none at all"),
+        "{}",
+        unknown.stderr
+    );
 }
 
 #[test]

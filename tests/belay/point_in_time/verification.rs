@@ -466,6 +466,11 @@ fn retention_removes_the_record_with_its_base_backup() {
     let settings = std::fs::read_to_string(site.belay.settings()).unwrap();
     site.belay.write_settings(&format!("{settings}[retention]\nkeep = \"0s\"\n"));
     let retained = site.belay.json(["retain"]);
+    assert_eq!(retained["removed"].as_array().unwrap().len(), 0, "the newer one may be damaged: {retained}");
+    assert_eq!(retained["kept"][0]["reason"], "it is the newest that is verified", "{retained}");
+    assert_eq!(site.restored_ids("latest").len(), 4);
+    assert_eq!(site.belay.run(READABLE).code, 0);
+    let retained = site.belay.json(["retain"]);
     assert_eq!(retained["removed"].as_array().unwrap().len(), 1, "{retained}");
     assert!(!folder.exists() || std::fs::read_dir(&folder).unwrap().count() == 0, "{}", folder.display());
 }
