@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use super::host::Host;
-use super::report::{Failure, print_notice, time_text};
+use super::report::{Failure, moments_text, print_notice, time_text};
 use super::wal;
 use crate::catalog::Catalog;
 use crate::jobs::recover::Stock;
@@ -122,7 +122,8 @@ pub fn text(windows: &[Window]) -> String {
                 format!("no moment: base backup {missing}, which it builds on, is missing or not believed")
             }
             (Some(until), None) => {
-                format!("any moment from {} to {}", time_text(window.from), time_text(until))
+                let (from, until) = moments_text(window.from, until);
+                format!("any moment from {from} to {until}")
             }
             (None, None) => "no moment: its log is not stored".into(),
         };
@@ -182,7 +183,7 @@ impl Moments {
         let has_several = are_several(all.iter().map(|moments| moments.timeline));
         let line = |moments: &Self| {
             let on = if has_several { format!("timeline {}: ", moments.timeline) } else { String::new() };
-            let (from, until) = (time_text(moments.from), time_text(moments.until));
+            let (from, until) = moments_text(moments.from, moments.until);
             format!("moments       {on}any moment from {from} to {until}\n")
         };
         all.iter().map(line).collect()

@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use crate::cli::host::Host;
-use crate::cli::report::{Failure, age_text, bytes_text, duration_text, time_text};
+use crate::cli::report::{Failure, age_text, bytes_text, duration_text, first_moment_text, last_moment_text};
 use crate::cli::windows::{Gap, Moments, Reached, Window, gaps};
 use crate::rules::drill::{self, PhysicalDepth};
 use crate::rules::layout::SnapshotId;
@@ -15,7 +15,7 @@ use crate::rules::plain;
 #[derive(Serialize)]
 pub struct RecoveryStatus {
     /// What each base backup reaches.
-    windows: Vec<Window>,
+    pub(super) windows: Vec<Window>,
     /// The same, in a row.
     moments: Vec<Moments>,
     /// Moments in between that cannot be had.
@@ -171,7 +171,7 @@ impl RecoveryStatus {
             ));
         }
         text.extend(self.unreachable.iter().map(|gap| {
-            let (from, until) = (time_text(gap.from), time_text(gap.until));
+            let (from, until) = (last_moment_text(gap.from), first_moment_text(gap.until));
             format!(
                 "unreachable   from {from} to {until}: log is missing from {} to {}\n",
                 gap.from_lsn, gap.until_lsn
