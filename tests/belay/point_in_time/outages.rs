@@ -260,6 +260,14 @@ fn a_log_that_is_handed_over_waits_for_the_store() {
     assert_eq!(site.bodies(&at, None), "one two");
     assert_eq!(site.bodies("latest", None), "one two three four");
 
+    // Both ends of what is told can be asked for.
+    let text = site.belay.run(["list"]).stdout;
+    let (from, until) = text.split_once("any moment from ").unwrap().1.split_once(" to ").unwrap();
+    for end in [from, until.lines().next().unwrap()] {
+        let planned = site.belay.run(["restore", "app", "--at", end, "--into", "back", "--plan"]);
+        assert!(planned.code == 0 && end.len() >= 20, "{end}: {}", planned.stderr);
+    }
+
     // A server asks for its log itself.
     recover_by_hand(&site, &copy);
     start_to_the_end(&site);
