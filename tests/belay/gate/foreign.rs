@@ -231,7 +231,7 @@ fn nothing_is_put_back_by_itself_while_the_application_is_let_in() {
 #[test]
 fn a_run_that_keeps_nobody_out_says_so() {
     let site = Site::with_gate("");
-    let told = |ran: &Ran| ran.report["notes"].to_string();
+    let told = |ran: &super::site::Ran| ran.report["notes"].to_string();
     let warning = "there is no [[gate.fence]]";
     let fenced = site.migrate(&shell("exit 1"));
     assert!(!told(&fenced).contains(warning), "{}", told(&fenced));
