@@ -242,6 +242,15 @@ impl Catalog {
         &self.store
     }
 
+    /// Asks the store whether the repository is still there.
+    ///
+    /// # Errors
+    /// [`CatalogError::NoRepository`]; what the store says.
+    pub async fn check_reached(&self) -> Result<(), CatalogError> {
+        let gone = || CatalogError::NoRepository { store: self.store.address().into() };
+        self.store.head(&repository_key()).await?.map(drop).ok_or_else(gone)
+    }
+
     /// The repository's own record.
     pub fn record(&self) -> &RepositoryRecord {
         &self.record

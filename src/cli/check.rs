@@ -82,15 +82,18 @@ pub async fn run(global: &Global, _args: CheckArgs) -> Result<Report, Failure> {
     host::check_state(&settings.state.directory, &mut findings);
     let keys = HostKeys::load(&key_paths(&settings)).map_err(Failure::of("open the keys"));
     let keys = findings.take("keys", keys);
+    let mut repository = None;
     if let Some(keys) = &keys {
         host::check_keys(keys, &mut findings);
-        host::check_repository(&settings, keys, &mut findings).await;
+        repository = host::check_repository(&settings, keys, &mut findings).await;
     }
     let is_asked = settings.cluster.databases == DatabaseScope::All;
     let ledger = if is_asked { findings.take("ledger", ledger_of(&settings).await) } else { None };
-    database::check_all(&settings, ledger.as_ref(), &mut findings).await;
+    let listing = repository.as_ref().and_then(|(_, listing)| listing.as_ref());
+    database::check_all(&settings, (ledger.as_ref(), listing), &mut findings).await;
+    gate::check_fences(&settings.gate, &mut findings);
     if settings.cluster.point_in_time {
-        points::check(&settings, &mut findings).await;
+        points::check(&settings, repository.as_ref().map(|(catalog, _)| catalog), &mut findings).await;
     }
     Ok(report(&findings.0))
 }

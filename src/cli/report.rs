@@ -4,7 +4,7 @@
 use std::error::Error;
 use std::io::Write as _;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -261,9 +261,35 @@ pub fn age_text(age: TimeDelta) -> String {
     }
 }
 
+const SECOND: &str = "%Y-%m-%d %H:%M:%SZ";
+
 /// A moment to the minute, in UTC: `2026-11-23 14:03Z`.
 pub fn time_text(time: DateTime<Utc>) -> String {
     time.format("%Y-%m-%d %H:%MZ").to_string()
+}
+
+/// The first moment that can be had, to the second, in UTC, and not before it: `2026-11-23 14:03:08Z`.
+pub fn first_moment_text(time: DateTime<Utc>) -> String {
+    first_second(time).format(SECOND).to_string()
+}
+
+/// The last moment that can be had, to the second, in UTC, and not after it: `2026-11-23 14:03:08Z`.
+pub fn last_moment_text(time: DateTime<Utc>) -> String {
+    time.format(SECOND).to_string()
+}
+
+/// The first and the last of moments that can be had; without a whole second in between, as they are.
+pub fn moments_text(from: DateTime<Utc>, until: DateTime<Utc>) -> (String, String) {
+    if first_second(from) > until {
+        let exact = |time: DateTime<Utc>| time.format("%Y-%m-%d %H:%M:%S%.fZ").to_string();
+        return (exact(from), exact(until));
+    }
+    (first_moment_text(from), last_moment_text(until))
+}
+
+fn first_second(time: DateTime<Utc>) -> DateTime<Utc> {
+    let second = time.trunc_subsecs(0);
+    if second < time { second + TimeDelta::seconds(1) } else { second }
 }
 
 /// A size as people read it: `12.3 MiB`.
@@ -280,5 +306,15 @@ mod tests {
         let said =
             [0, 119, 120, 7_199, 7_200, 172_799, 172_800, -90_000].map(|s| age_text(TimeDelta::seconds(s)));
         assert_eq!(said, ["0 s", "119 s", "2 min", "119 min", "2 h", "47 h", "2 d", "-25 h"]);
+    }
+
+    #[test]
+    fn both_ends_of_moments_can_be_asked_for() {
+        let at = |ms: i64| DateTime::from_timestamp_millis(1_795_000_000_000 + ms).unwrap();
+        let told = |from, until| moments_text(at(from), at(until));
+        let text = |second: &str| format!("2026-11-18 {second}Z");
+        assert_eq!(told(0, 9_999), (text("11:06:40"), text("11:06:49")));
+        assert_eq!(told(1, 9_999), (text("11:06:41"), text("11:06:49")));
+        assert_eq!(told(250, 750), (text("11:06:40.250"), text("11:06:40.750")));
     }
 }

@@ -4,8 +4,10 @@ mod attention;
 mod metrics;
 mod recovery;
 mod scheduled;
+mod wal;
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use clap::Args;
@@ -19,23 +21,26 @@ pub use self::metrics::Format;
 use self::recovery::{RecoveryStatus, recovery};
 pub use self::scheduled::is_daemon_running;
 use self::scheduled::{Scheduled, scheduled};
-use super::host::Host;
+use self::wal::WalStatus;
+use super::host::{Host, clusters_of, key_paths, ledger_of, load_settings};
 use super::list::notice_rejected;
-use super::report::{Failure, Report, age_text, bytes_text, duration_text, print_notice};
+use super::report::{ExitCode, Failure, Report, age_text, bytes_text, duration_text, print_notice};
 use super::retain::policy;
 use super::table::{Align, table};
-use super::{Global, clock, wal};
+use super::{Global, clock};
 use crate::catalog::{Entry, Listing};
-use crate::jobs::receive_wal::Shipped;
+use crate::keys::HostKeys;
 use crate::ledger::{GateRun, Ledger};
 use crate::rules::freshness::freshness;
 use crate::rules::gate::Phase;
 use crate::rules::layout::SnapshotId;
 use crate::rules::manifest::Depth;
+use crate::rules::plain;
 use crate::rules::retention;
-use crate::rules::wal::Lsn;
-use crate::settings::DatabaseSettings;
+use crate::settings::{DatabaseSettings, Settings};
 
+/// How long the repository has to answer; Prometheus waits for 10 seconds.
+const PATIENCE: Duration = Duration::from_secs(8);
 /// How far back in the ledger an unfinished migration is looked for.
 const RUNS_LOOKED_AT: u32 = 100;
 
@@ -65,6 +70,8 @@ impl Scope<'_> {
 struct Status {
     databases: Vec<DatabaseStatus>,
     repository: Option<String>,
+    /// Why it is not reached; then nothing is told of what is in it.
+    repository_error: Option<String>,
     repository_free_bytes: Option<u64>,
     identity_on_host: bool,
     not_believed: usize,
@@ -75,43 +82,6 @@ struct Status {
     unfinished_runs: Vec<UnfinishedRun>,
     scheduled: Vec<Scheduled>,
     daemon_running: bool,
-}
-
-/// How far the write-ahead log is stored, as whoever receives it noted last.
-#[derive(Serialize)]
-struct WalStatus {
-    timeline: u32,
-    until_lsn: Lsn,
-    /// What was committed until then is stored, by the server's clock.
-    complete_until: DateTime<Utc>,
-    /// What a loss of the host would cost now, in seconds.
-    behind_seconds: i64,
-    /// Bytes of log that the server keeps.
-    kept_bytes: u64,
-    /// Whether a process of this host receives the log now.
-    is_received: bool,
-}
-
-impl WalStatus {
-    fn of(shipped: Shipped, is_received: bool, now: DateTime<Utc>) -> Self {
-        Self {
-            timeline: shipped.timeline,
-            until_lsn: shipped.until,
-            complete_until: shipped.complete_until,
-            behind_seconds: (now - shipped.complete_until).num_seconds().max(0),
-            kept_bytes: shipped.kept_bytes,
-            is_received,
-        }
-    }
-
-    fn line(&self, now: DateTime<Utc>) -> String {
-        let (age, kept) = (age_text(now - self.complete_until), bytes_text(self.kept_bytes));
-        let nobody = if self.is_received { "" } else { "; nobody receives it now" };
-        format!(
-            "log           stored until {age} ago, to {}; the server keeps {kept}{nobody}\n",
-            self.until_lsn
-        )
-    }
 }
 
 /// A gated migration that is not over: it runs, its process died, or it waits for an operator.
@@ -167,11 +137,36 @@ impl Newest {
 
 /// Looks at catalog, ledger and disk, and at clusters where a database was set aside; changes nothing.
 ///
+/// A repository that is not reached is a report too, with [`ExitCode::Failed`].
+///
 /// # Errors
 /// [`Failure`]
 pub async fn run(global: &Global, _args: StatusArgs) -> Result<Report, Failure> {
-    let host = Host::open(&global.config).await?;
-    report(&host, &host.ledger().await?, Scope::Everything).await
+    let settings = load_settings(&global.config)?;
+    let keys = HostKeys::load(&key_paths(&settings)).map_err(Failure::of("open the keys"))?;
+    match within_patience(Host::open(&global.config)).await {
+        Ok(host) => report(&host, &host.ledger().await?, Scope::Everything).await,
+        Err(failure) if failure.code == ExitCode::Failed => {
+            let ledger = ledger_of(&settings).await?;
+            let (all, has_identity) = (Scope::Everything, !keys.identities.is_empty());
+            let now = clock::now();
+            let status = look_here(&settings, has_identity, &ledger, all, &failure, now).await?;
+            Ok(told(&status, now))
+        }
+        Err(failure) => Err(failure),
+    }
+}
+
+async fn within_patience<T>(asked: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    tokio::time::timeout(PATIENCE, asked).await.unwrap_or_else(|_| {
+        let text = format!("it does not answer within {} s", PATIENCE.as_secs());
+        Err(Failure::new("open the repository", ExitCode::Failed, text))
+    })
+}
+
+fn told(status: &Status, now: DateTime<Utc>) -> Report {
+    let report = Report::new("status", text(status, now), status);
+    if status.repository_error.is_some() { report.ending(ExitCode::Failed) } else { report }
 }
 
 /// How everything within `scope` is; changes nothing.
@@ -180,8 +175,7 @@ pub async fn run(global: &Global, _args: StatusArgs) -> Result<Report, Failure> 
 /// [`Failure`]
 pub async fn report(host: &Host, ledger: &Ledger, scope: Scope<'_>) -> Result<Report, Failure> {
     let now = clock::now();
-    let status = look(host, ledger, scope, now).await?;
-    Ok(Report::new("status", text(&status, now), &status))
+    Ok(told(&look(host, ledger, scope, now).await?, now))
 }
 
 /// The same as metrics; changes nothing.
@@ -200,6 +194,11 @@ pub async fn metrics(
 }
 
 async fn look(host: &Host, ledger: &Ledger, scope: Scope<'_>, now: DateTime<Utc>) -> Result<Status, Failure> {
+    let reached = async { host.catalog.check_reached().await.map_err(Failure::of("open the repository")) };
+    if let Err(failure) = within_patience(reached).await {
+        let has_identity = !host.keys.identities.is_empty();
+        return look_here(&host.settings, has_identity, ledger, scope, &failure, now).await;
+    }
     let listing = host.catalog.list().await.map_err(Failure::of("status"))?;
     notice_rejected(&listing);
     let mut databases = Vec::new();
@@ -211,27 +210,63 @@ async fn look(host: &Host, ledger: &Ledger, scope: Scope<'_>, now: DateTime<Utc>
         }
         databases.push(of_database);
     }
-    let runs = ledger.recent_runs(None, RUNS_LOOKED_AT).await.map_err(Failure::of("status"))?;
     let is_of_host = scope == Scope::Everything;
-    let of_scope = |run: &GateRun| run.databases.iter().all(|name| scope.covers(Some(name)));
-    let mut kept = databases_kept(ledger, &host.clusters()).await?;
-    kept.retain(|kept| scope.covers(Some(kept.of())));
-    let mut running = running(ledger).await?;
-    running.retain(|job| scope.covers(job.database()));
     let recovery = if is_of_host { recovery(host, now).await? } else { None };
     let is_broken = recovery.as_ref().is_some_and(RecoveryStatus::is_broken);
     let mut scheduled = scheduled(&host.settings, &meant, &listing, ledger, is_broken, now).await?;
     scheduled.retain(|scheduled| scope.covers(scheduled.database()));
     Ok(Status {
         databases,
-        repository: is_of_host.then(|| host.settings.repository.url.to_string()),
         repository_free_bytes: host.repository_free_bytes().filter(|_| is_of_host),
-        identity_on_host: !host.keys.identities.is_empty(),
         not_believed: if is_of_host { listing.rejected.len() } else { 0 },
-        wal: wal::shipped(&host.settings.state.directory)
-            .filter(|_| is_of_host && host.settings.cluster.point_in_time)
-            .map(|shipped| WalStatus::of(shipped, wal::is_received(&host.settings.state.directory), now)),
+        wal: WalStatus::of(&host.settings, recovery.as_ref(), now).filter(|_| is_of_host),
         recovery,
+        scheduled,
+        ..of_host(&host.settings, !host.keys.identities.is_empty(), ledger, scope).await?
+    })
+}
+
+/// What is known without the repository, which is not reached for `failure`.
+async fn look_here(
+    settings: &Settings,
+    has_identity: bool,
+    ledger: &Ledger,
+    scope: Scope<'_>,
+    failure: &Failure,
+    now: DateTime<Utc>,
+) -> Result<Status, Failure> {
+    let is_of_host = scope == Scope::Everything;
+    let error = if is_of_host { failure.chain() } else { "the daemon's log on the host says why".into() };
+    Ok(Status {
+        repository_error: Some(error),
+        wal: WalStatus::of(settings, None, now).filter(|_| is_of_host),
+        ..of_host(settings, has_identity, ledger, scope).await?
+    })
+}
+
+/// What settings, ledger and clusters tell.
+async fn of_host(
+    settings: &Settings,
+    identity_on_host: bool,
+    ledger: &Ledger,
+    scope: Scope<'_>,
+) -> Result<Status, Failure> {
+    let is_of_host = scope == Scope::Everything;
+    let runs = ledger.recent_runs(None, RUNS_LOOKED_AT).await.map_err(Failure::of("status"))?;
+    let of_scope = |run: &GateRun| run.databases.iter().all(|name| scope.covers(Some(name)));
+    let mut kept = databases_kept(ledger, &clusters_of(settings)).await?;
+    kept.retain(|kept| scope.covers(Some(kept.of())));
+    let mut running = running(ledger).await?;
+    running.retain(|job| scope.covers(job.database()));
+    Ok(Status {
+        databases: Vec::new(),
+        repository: is_of_host.then(|| settings.repository.url.to_string()),
+        repository_error: None,
+        repository_free_bytes: None,
+        identity_on_host,
+        not_believed: 0,
+        wal: None,
+        recovery: None,
         databases_kept: kept,
         running,
         unfinished_runs: runs
@@ -239,8 +274,8 @@ async fn look(host: &Host, ledger: &Ledger, scope: Scope<'_>, now: DateTime<Utc>
             .filter(|run| is_unfinished(run) && of_scope(run))
             .map(unfinished)
             .collect(),
-        scheduled,
-        daemon_running: is_daemon_running(&host.settings),
+        scheduled: Vec::new(),
+        daemon_running: is_daemon_running(settings),
     })
 }
 
@@ -315,7 +350,7 @@ fn text(status: &Status, now: DateTime<Utc>) -> String {
         ("restore takes", right),
     ];
     let rows: Vec<_> = status.databases.iter().map(|database| row(database, now)).collect();
-    let mut text = table(head, &rows);
+    let mut text = if status.repository_error.is_some() { String::new() } else { table(head, &rows) };
     for database in &status.databases {
         text.extend(database.last_failure.iter().map(|failure| failure.line(&database.database, now)));
         text.push_str(&failed_lines(&database.failed_snapshots, &database.database, now));
@@ -323,19 +358,17 @@ fn text(status: &Status, now: DateTime<Utc>) -> String {
     let free =
         status.repository_free_bytes.map(|bytes| format!(", {} free", bytes_text(bytes))).unwrap_or_default();
     text.extend(status.repository.iter().map(|url| format!("repository    {url}{free}\n")));
+    text.extend(status.repository_error.iter().map(|error| {
+        format!("not reached   what is in the repository is not known: {}\n", plain::line(error))
+    }));
     if status.not_believed > 0 {
         text.push_str(&format!("not believed  {} snapshots; `belay list` says why\n", status.not_believed));
     }
     let identity =
         if status.identity_on_host { "on this host" } else { "not on this host: nothing can be opened here" };
     text.push_str(&format!("identity      {identity}\n"));
-    text.extend(status.wal.iter().map(|wal| wal.line(now)));
-    if let Some(recovery) = &status.recovery {
-        if status.wal.is_none() {
-            text.push_str("log           nothing is known to be stored: does `belay serve` run?\n");
-        }
-        text.push_str(&recovery.text(now));
-    }
+    text.extend(status.wal.iter().map(|wal| wal.text(now)));
+    text.extend(status.recovery.iter().map(|recovery| recovery.text(now)));
     text.extend(status.running.iter().map(|job| job.line(now)));
     for run in &status.unfinished_runs {
         let what = match (run.phase, run.process_alive) {
@@ -348,7 +381,9 @@ fn text(status: &Status, now: DateTime<Utc>) -> String {
         text.push_str(&format!("migration     run {} of {} {what}\n", run.run, run.database));
     }
     text.extend(status.databases_kept.iter().map(Kept::line));
-    text.push_str(&scheduled::text(&status.scheduled, status.daemon_running, now));
+    if status.repository_error.is_none() {
+        text.push_str(&scheduled::text(&status.scheduled, status.daemon_running, now));
+    }
     text
 }
 

@@ -4,6 +4,7 @@ pub mod fetch;
 pub mod push;
 
 use std::path::Path;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use serde_json::json;
@@ -18,7 +19,10 @@ use crate::jobs::migrate::Stop;
 use crate::jobs::receive_wal::{self, Means, Shipped, noted};
 use crate::ledger::lock::{LockName, StateLock};
 
-pub use crate::jobs::receive_wal::noted::shipped;
+pub use crate::jobs::receive_wal::noted::{Trouble, Way, shipped, trouble};
+
+/// How long the store may take before it is told that it takes long.
+const LONG_WAIT: Duration = Duration::from_secs(20);
 
 /// What is done with the log.
 #[derive(Debug, Subcommand)]
@@ -112,15 +116,41 @@ pub async fn receive(
         wanted: &|| noted::wanted(state),
         spool_bytes: settings.wal.spool_bytes,
         keep_bytes: settings.wal.keep_bytes,
+        on_wait: &|waited| {
+            if waited >= LONG_WAIT {
+                let text = format!("{TITLE}: the store has been waited for for {} s", waited.as_secs());
+                note_trouble(state, Way::Received, text);
+            }
+        },
         unbroken_since: shipped(state).map(|shipped| shipped.unbroken_since),
     };
     let note = |shipped: Option<Shipped>| {
         if let Err(error) = noted::note(state, shipped) {
             tracing::warn!(%error, "how far the log is stored cannot be noted");
         }
+        if shipped.is_some() {
+            note_success(state, Way::Received);
+        }
         shipped.into_iter().for_each(&on_shipped);
     };
-    receive_wal::receive(&means, &to, stop, clock::now, note).await.map_err(Failure::of(TITLE))
+    let done = receive_wal::receive(&means, &to, stop, clock::now, note).await.map_err(Failure::of(TITLE));
+    if let Err(failure) = &done {
+        note_trouble(state, Way::Received, failure.chain());
+    }
+    done
+}
+
+/// Notes for `belay status` why the log is not stored.
+fn note_trouble(state: &Path, way: Way, error: String) {
+    if let Err(error) = noted::note_trouble(state, way, error, clock::now()) {
+        tracing::warn!(%error, "why the log is not stored cannot be noted");
+    }
+}
+
+fn note_success(state: &Path, way: Way) {
+    if let Err(error) = noted::note_success(state, way) {
+        tracing::warn!(%error, "that the log is stored again cannot be noted");
+    }
 }
 
 /// Whether a process of this host receives the log now, or a lock cannot tell.

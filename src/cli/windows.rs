@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use super::host::Host;
-use super::report::{Failure, print_notice, time_text};
+use super::report::{Failure, first_moment_text, last_moment_text, moments_text, print_notice, time_text};
 use super::wal;
 use crate::catalog::Catalog;
 use crate::jobs::recover::Stock;
@@ -68,9 +68,10 @@ impl Gap {
     /// A line without a heading.
     pub fn line(&self) -> String {
         let Self { from, until, from_lsn, until_lsn } = self;
-        let (from, missing) = (time_text(*from), format!("log is missing from {from_lsn} to {until_lsn}"));
+        let from = last_moment_text(*from);
+        let missing = format!("log is missing from {from_lsn} to {until_lsn}");
         match until {
-            Some(until) => format!("from {from} to {}: {missing}\n", time_text(*until)),
+            Some(until) => format!("from {from} to {}: {missing}\n", first_moment_text(*until)),
             None => format!("from {from} on: {missing}, and no base backup is behind that yet\n"),
         }
     }
@@ -134,7 +135,8 @@ pub fn text(windows: &[Window]) -> String {
                 format!("no moment: base backup {missing}, which it builds on, is missing or not believed")
             }
             (Some(until), None) => {
-                format!("any moment from {} to {}", time_text(window.from), time_text(until))
+                let (from, until) = moments_text(window.from, until);
+                format!("any moment from {from} to {until}")
             }
             (None, None) => "no moment: its log is not stored".into(),
         };
@@ -194,7 +196,7 @@ impl Moments {
         let has_several = are_several(all.iter().map(|moments| moments.timeline));
         let line = |moments: &Self| {
             let on = if has_several { format!("timeline {}: ", moments.timeline) } else { String::new() };
-            let (from, until) = (time_text(moments.from), time_text(moments.until));
+            let (from, until) = moments_text(moments.from, moments.until);
             format!("moments       {on}any moment from {from} to {until}\n")
         };
         all.iter().map(line).collect()

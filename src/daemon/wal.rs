@@ -1,6 +1,7 @@
 //! Receives the write-ahead log while the daemon runs, where the settings want points in time.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -12,7 +13,7 @@ use crate::cli::wal;
 
 /// Between two tries: at first, and at the most.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+const LONGEST_PAUSE: Duration = Duration::from_secs(20);
 /// How long what was received has to be stored once the daemon is told to stop.
 const LAST_SHIPMENT: Duration = Duration::from_secs(20);
 
@@ -59,7 +60,8 @@ async fn receive_on(mut hosts: watch::Receiver<Arc<Host>>, stop: CancellationTok
             }
             std::future::pending::<()>().await;
         };
-        let receiving = wal::receive(&host, &round, |_| {});
+        let has_stored = AtomicBool::new(false);
+        let receiving = wal::receive(&host, &round, |_| has_stored.store(true, Ordering::Relaxed));
         let done = tokio::select! {
             done = receiving => done,
             () = changing => unreachable!("it waits for ever"),
@@ -67,6 +69,9 @@ async fn receive_on(mut hosts: watch::Receiver<Arc<Host>>, stop: CancellationTok
         match done {
             Ok(()) => pause = FIRST_PAUSE,
             Err(failure) => {
+                if has_stored.load(Ordering::Relaxed) {
+                    pause = FIRST_PAUSE;
+                }
                 tracing::error!(
                     error = failure.chain(),
                     "the write-ahead log is not received; it is tried again"

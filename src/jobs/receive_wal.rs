@@ -17,6 +17,7 @@ mod fuse;
 pub mod noted;
 mod shipping;
 pub mod waiting;
+mod watch;
 
 use std::path::Path;
 use std::time::Duration;
@@ -29,11 +30,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::shipping::Shipping;
+use self::watch::Watch;
 use super::JobError;
 use crate::catalog::Catalog;
 use crate::postgres::replication::{self, ClusterFacts};
+use crate::postgres::session;
 use crate::postgres::tools::{RunningTool, Streams, Tools};
-use crate::postgres::{PostgresError, session};
 use crate::rules::layout;
 use crate::rules::physical::Segment;
 use crate::rules::wal::Lsn;
@@ -69,6 +71,8 @@ pub struct Means<'a> {
     pub spool_bytes: u64,
     /// Bytes of log that the server may have to keep for us.
     pub keep_bytes: u64,
+    /// Hears how long the store has been waited for, again and again while it is.
+    pub on_wait: &'a (dyn Fn(Duration) + Sync),
     /// [`Shipped::unbroken_since`], as it was noted last.
     pub unbroken_since: Option<DateTime<Utc>>,
 }
@@ -108,16 +112,15 @@ pub async fn receive(
     let tools = Tools::find(means.bin_directory, means.path, facts.version_num / 10_000).await?;
     // Of this run alone: a receiver of another may have written into another spool.
     let name = format!("belay_wal_{}", layout::tail(rand::random()));
+    let mut watch = Watch { session, means, facts: &facts, name: &name, receiver: None };
     // Before the store is asked for anything: it may be away, and the server full.
-    let mark = replication::mark(&mut session, means.slot, &name).await?;
-    fuse::check(&mut session, means, &facts, &mark).await?;
-    let mut shipping = Shipping::open(means, &facts, clock).await?;
-    let (begin, is_broken) = begin(&mut session, means, &on_shipped).await?;
-    let mark = replication::mark(&mut session, means.slot, &name).await?;
-    shipping.settle_other_timelines().await?;
+    watch.look().await?;
+    let mut shipping = watch.over(Shipping::open(means, &facts, clock)).await?;
+    let (begin, is_broken) = begin(&mut watch.session, means, &on_shipped).await?;
+    let mark = watch.look().await?;
+    watch.over(shipping.settle_other_timelines()).await?;
     shipping.begin_at(Segment::at(facts.timeline, begin, facts.segment_bytes))?;
     let unbroken_since = means.unbroken_since.filter(|_| !is_broken).unwrap_or(mark.at);
-    let mut receiver = None;
     let mut shipped_at: Option<Instant> = None;
     let mut told = None;
     loop {
@@ -125,40 +128,50 @@ pub async fn receive(
         let stored = shipping.shipped().map(|shipped| shipped.until);
         let is_wanted = (means.wanted)().is_some_and(|wanted| stored.is_none_or(|stored| stored < wanted));
         let is_time = is_last || is_wanted || shipped_at.is_none_or(|at| at.elapsed() >= means.ship_every);
-        let mark = replication::mark(&mut session, means.slot, &name).await?;
-        fuse::check(&mut session, means, &facts, &mark).await?;
-        shipping.note(mark);
-        shipping.ship_segments().await?;
+        shipping.note(watch.look().await?);
+        while watch.over(shipping.ship_next_segment()).await? {
+            tell(&mut watch, &shipping, &mut told, unbroken_since, &on_shipped).await?;
+        }
         if is_time {
-            shipping.ship_open_segment().await?;
+            watch.over(shipping.ship_open_segment()).await?;
             shipped_at = Some(Instant::now());
+            // Of a server where nothing is written more is known by now.
+            told = None;
         }
-        if let Some(shipped) = shipping.shipped()
-            && (is_time || told != Some(shipped.until))
-        {
-            told = Some(shipped.until);
-            on_shipped(Some(Shipped { unbroken_since, ..shipped }));
-            replication::advance_slot(&mut session, means.slot, shipped.until).await?;
-        }
+        tell(&mut watch, &shipping, &mut told, unbroken_since, &on_shipped).await?;
         if is_last {
-            drop(receiver);
-            session::close(session).await?;
-            return Ok(());
+            return watch.end().await;
         }
-        let has_room = shipping.waiting_bytes()? < means.spool_bytes;
-        if receiver.is_none() {
+        if watch.receiver.is_none() {
             shipping.lead_receiver()?;
         }
-        receiver = supervise(receiver, has_room, || {
-            let command = replication::receive_wal(&tools, to, means.spool, &name);
-            RunningTool::start(command, Streams::None)
-        })
-        .await?;
+        watch
+            .supervise(|| {
+                let command = replication::receive_wal(&tools, to, means.spool, &name);
+                RunningTool::start(command, Streams::None)
+            })
+            .await?;
         tokio::select! {
             () = tokio::time::sleep(LOOK_PAUSE) => {}
             () = stop.cancelled() => {}
         }
     }
+}
+
+/// Says how far the log is stored, unless it was told so, and lets the server have what is.
+async fn tell(
+    watch: &mut Watch<'_>,
+    shipping: &Shipping<'_>,
+    told: &mut Option<Lsn>,
+    unbroken_since: DateTime<Utc>,
+    on_shipped: &impl Fn(Option<Shipped>),
+) -> Result<(), JobError> {
+    let Some(shipped) = shipping.shipped().filter(|shipped| *told != Some(shipped.until)) else {
+        return Ok(());
+    };
+    *told = Some(shipped.until);
+    on_shipped(Some(Shipped { unbroken_since, ..shipped }));
+    Ok(replication::advance_slot(&mut watch.session, watch.means.slot, shipped.until).await?)
 }
 
 /// Looks at the cluster, and refuses one that cannot be told from others.
@@ -187,26 +200,4 @@ async fn begin(
     tracing::warn!(slot = means.slot, "the server keeps its log from here on, and nothing from before");
     replication::drop_slot(session, means.slot).await?;
     Ok((replication::make_slot(session, means.slot).await?, true))
-}
-
-/// Keeps the receiver running while there is room, and not otherwise.
-async fn supervise(
-    mut running: Option<RunningTool>,
-    has_room: bool,
-    start: impl FnOnce() -> Result<RunningTool, PostgresError>,
-) -> Result<Option<RunningTool>, JobError> {
-    let has_ended = running.as_mut().is_some_and(RunningTool::has_ended);
-    match running {
-        Some(tool) if has_ended => {
-            let said = tool.reap().await?;
-            Err(PostgresError::Incomplete { tool: "pg_receivewal", messages: said }.into())
-        }
-        Some(_) if !has_room => {
-            tracing::warn!("the spool is full: the server keeps its log meanwhile");
-            Ok(None)
-        }
-        Some(tool) => Ok(Some(tool)),
-        None if has_room => Ok(Some(start()?)),
-        None => Ok(None),
-    }
 }

@@ -37,6 +37,7 @@ pub fn recovery_kit(facts: &KitFacts) -> String {
     let _ = write_facts(&mut kit, facts);
     let _ = write_stock_commands(&mut kit, facts);
     let _ = write_belay_commands(&mut kit, facts);
+    let _ = write_recovery(&mut kit, facts);
     kit
 }
 
@@ -101,6 +102,32 @@ fn write_belay_commands(kit: &mut String, facts: &KitFacts) -> std::fmt::Result 
     writeln!(kit, "        --into NAME")
 }
 
+fn write_recovery(kit: &mut String, facts: &KitFacts) -> std::fmt::Result {
+    writeln!(kit, "\nRECOVER THE WHOLE CLUSTER WITH BELAY, AS IT WAS AT ANY MOMENT\n")?;
+    writeln!(
+        kit,
+        "Where points in time are kept, the repository has base backups and the write-ahead log:\n"
+    )?;
+    writeln!(kit, "    {}/base and {}/wal\n", one_line(&facts.cluster), one_line(&facts.cluster))?;
+    writeln!(
+        kit,
+        "PostgreSQL of the cluster's major version must be installed, and the command be run as the"
+    )?;
+    writeln!(kit, "user that is to own the cluster. DIRECTORY becomes the data directory:\n")?;
+    write_environment(kit, facts)?;
+    writeln!(kit, "    belay recover --standalone \\")?;
+    writeln!(kit, "        --repository {} \\", shell_word(&facts.repository_url))?;
+    writeln!(kit, "        --cluster {} \\", shell_word(&facts.cluster))?;
+    writeln!(kit, "        --identity offline.txt \\")?;
+    writeln!(kit, "        --trust-signer {} \\", facts.signer.as_str())?;
+    writeln!(kit, "        --at latest --into DIRECTORY\n")?;
+    writeln!(
+        kit,
+        "--at takes a time with its zone too ('2026-11-20 14:03:07+01'), and --plan in addition says"
+    )?;
+    writeln!(kit, "what would be read. The cluster is left shut down, to be started with pg_ctl.")
+}
+
 /// What an S3 client has to know beside the address; its keys are a secret, and not here.
 fn write_environment(kit: &mut String, facts: &KitFacts) -> std::fmt::Result {
     for (name, value) in &facts.repository_environment {
@@ -163,6 +190,10 @@ mod tests {
             &format!("signing public key   {signer}"),
             &format!("--trust-signer {signer} \\"),
             "--into NAME",
+            "prod/base and prod/wal",
+            "    belay recover --standalone \\\n",
+            "        --cluster prod \\\n",
+            "        --at latest --into DIRECTORY\n",
         ] {
             assert!(kit.contains(needed), "{needed} is not in:\n{kit}");
         }
@@ -178,6 +209,7 @@ mod tests {
             repository_environment: environment,
             ..facts(&[])
         });
+        assert_eq!(kit.matches("    export AWS_ENDPOINT_URL=").count(), 3, "{kit}");
         for needed in [
             "    export AWS_ENDPOINT_URL=https://s3.example.com\n",
             "    aws s3 cp --recursive s3://backups/belay/prod prod\n",

@@ -212,6 +212,25 @@ impl GateSettings {
         Ok(settings)
     }
 
+    /// Why writers are not kept out though they are meant to be, in a sentence.
+    pub fn why_not_fenced(&self) -> Option<String> {
+        let mode = match self.consistency {
+            Consistency::Fenced => "fenced",
+            Consistency::Checked => "checked",
+            Consistency::Unfenced => return None,
+        };
+        let others = match self.sessions {
+            SessionPolicy::Refuse => "can write",
+            SessionPolicy::End => "can write until its session is ended",
+        };
+        self.fences.is_empty().then(|| {
+            format!(
+                "consistency is \"{mode}\" and there is no [[gate.fence]]: whoever connects while a migration runs \
+                 {others}, and a failed one is not put back by itself once others committed"
+            )
+        })
+    }
+
     /// A role that may not log in cannot migrate.
     fn refuse_fenced_role(&self, table: &Table) -> Result<(), SettingsError> {
         let Some(MigrationRole { name, .. }) = &self.role else { return Ok(()) };

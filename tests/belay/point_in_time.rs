@@ -9,6 +9,7 @@ mod incremental;
 mod metrics;
 mod moments;
 mod numbers;
+mod outages;
 mod poison;
 mod pushing;
 mod refusals;

@@ -4,7 +4,6 @@
 mod access;
 mod calls;
 mod death;
-mod line;
 mod lost;
 mod outcomes;
 mod site;

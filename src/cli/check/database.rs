@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use sqlx::postgres::PgConnection;
 
 use super::{Findings, gate};
+use crate::catalog::Listing;
 use crate::cli::advice::LARGE_OBJECTS;
 use crate::cli::host::databases_of;
 use crate::cli::report::Failure;
@@ -20,12 +21,17 @@ use crate::settings::{self, DatabaseSettings, Settings};
 /// How many names a finding lists.
 const NAMES_SHOWN: usize = 5;
 
-pub(super) async fn check_all(settings: &Settings, ledger: Option<&Ledger>, findings: &mut Findings) {
+/// Tries each; `ledger` and `listing` as far as they could be read.
+pub(super) async fn check_all(
+    settings: &Settings,
+    (ledger, listing): (Option<&Ledger>, Option<&Listing>),
+    findings: &mut Findings,
+) {
     let Some(databases) = findings.take("databases", databases_of(settings, ledger).await) else { return };
     let mut majors = BTreeSet::new();
     for database in &databases {
         let subject = format!("database {}", database.key);
-        majors.extend(check_one(&subject, database, settings, findings).await);
+        majors.extend(check_one(&subject, database, (settings, listing), findings).await);
     }
     for major in majors {
         check_server_programs(major, settings, findings).await;
@@ -36,7 +42,7 @@ pub(super) async fn check_all(settings: &Settings, ledger: Option<&Ledger>, find
 async fn check_one(
     subject: &str,
     database: &DatabaseSettings,
-    settings: &Settings,
+    (settings, listing): (&Settings, Option<&Listing>),
     findings: &mut Findings,
 ) -> Option<u32> {
     let connected = session::connect(&database.connection).await.map_err(Failure::of("connect"));
@@ -67,8 +73,35 @@ async fn check_one(
     if let Some(missing) = findings.take(subject, missing) {
         report_missing(subject, &missing, findings);
     }
+    if let Some(listing) = listing {
+        check_cluster(subject, &database.connection.database, listing, &mut session, findings).await;
+    }
     gate::check(subject, database, settings, version, &mut session, findings).await;
     Some(major)
+}
+
+/// Whether the newest snapshot is of the cluster that answers.
+async fn check_cluster(
+    subject: &str,
+    name: &str,
+    listing: &Listing,
+    session: &mut PgConnection,
+    findings: &mut Findings,
+) {
+    let of_database = listing.entries.iter().rev().map(|entry| &entry.manifest);
+    let mut identified = of_database.filter(|manifest| manifest.database == name);
+    let known = identified.find_map(|manifest| Some((&manifest.id, manifest.system_identifier.as_ref()?)));
+    let found = describe::identity(session).await.map_err(Failure::of("read which cluster it is"));
+    let found = findings.take(subject, found).and_then(|(_, identifier)| identifier);
+    if let (Some((id, known)), Some(found)) = (known, found)
+        && *known != found
+    {
+        findings.warning(
+            subject,
+            format!("it is of cluster {found}, and its newest snapshot {id} is of cluster {known}"),
+            "are host and port in the settings those of the right server? If the cluster was made anew, take a snapshot of it",
+        );
+    }
 }
 
 /// What a snapshot begins with; the transaction ends without a trace.

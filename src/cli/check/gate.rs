@@ -15,6 +15,14 @@ use crate::settings::{self, DatabaseSettings, GateSettings, Settings};
 /// `client_connection_check_interval` exists from here on.
 const CONNECTION_CHECK_SINCE: u32 = 140_000;
 
+/// Whether those are kept out who are meant to be.
+pub(super) fn check_fences(gate: &GateSettings, findings: &mut Findings) {
+    if let Some(why) = gate.why_not_fenced() {
+        let hint = "before `belay migrate` is used: add a [[gate.fence]], or set consistency = \"unfenced\" if that is meant";
+        findings.warning("gate", why, hint);
+    }
+}
+
 pub(super) async fn check(
     subject: &str,
     database: &DatabaseSettings,

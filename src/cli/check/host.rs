@@ -56,14 +56,19 @@ pub(super) fn check_keys(keys: &HostKeys, findings: &mut Findings) {
     }
 }
 
-/// Opens the repository, tries to write to it, and looks at what it is sealed to.
-pub(super) async fn check_repository(settings: &Settings, keys: &HostKeys, findings: &mut Findings) {
+/// Opens the repository, tries to write to it, and looks at what it is sealed to; returns what was opened and
+/// listed of it.
+pub(super) async fn check_repository(
+    settings: &Settings,
+    keys: &HostKeys,
+    findings: &mut Findings,
+) -> Option<(Catalog, Option<Listing>)> {
     let subject = "repository";
     let state = &settings.state.directory;
     let opened = open_store(&settings.repository, Some(state)).await;
-    let Some(store) = findings.take(subject, opened) else { return };
+    let store = findings.take(subject, opened)?;
     let opened = open_catalog(store, &settings.cluster.name, keys.trusted_signers.clone()).await;
-    let Some(catalog) = findings.take(subject, opened) else { return };
+    let catalog = findings.take(subject, opened)?;
     let writer = keys.signing.as_ref().map_or(Ok(()), |signing| catalog.check_writer(signing));
     if findings.take(subject, writer.map_err(Failure::of("write"))).is_some() {
         findings.ok(subject, format!("{} is opened, and this host's to write", settings.repository.url));
@@ -75,11 +80,13 @@ pub(super) async fn check_repository(settings: &Settings, keys: &HostKeys, findi
     bucket::check_bucket(settings, findings).await;
     check_recipients(settings, keys, &catalog, findings);
     let listing = catalog.list().await.map_err(Failure::of("list the snapshots"));
-    if let Some(listing) = findings.take("snapshots", listing) {
-        check_listing(&listing, findings);
-        check_room(&settings.repository.url, &listing, findings);
+    let listing = findings.take("snapshots", listing);
+    if let Some(listing) = &listing {
+        check_listing(listing, findings);
+        check_room(&settings.repository.url, listing, findings);
     }
     physical::check_verified(settings, &catalog, findings).await;
+    Some((catalog, listing))
 }
 
 /// A key that nothing has.

@@ -4,8 +4,11 @@ use sqlx::postgres::PgConnection;
 
 use super::Findings;
 use super::physical::{self, SUBJECT};
+use crate::catalog::Catalog;
 use crate::cli::host::{clusters_of, free_bytes};
 use crate::cli::report::{Failure, bytes_text};
+use crate::jobs::JobError;
+use crate::jobs::keep_wal::check_cluster;
 use crate::postgres::session::{self, column, rows};
 use crate::postgres::tools::{self, Tools};
 use crate::postgres::{PostgresError, replication};
@@ -15,7 +18,8 @@ use crate::settings::{self, Connection, Settings};
 /// `max_slot_wal_keep_size` exists from here on.
 const SLOT_LIMIT_SINCE: u32 = 130_000;
 
-pub(super) async fn check(settings: &Settings, findings: &mut Findings) {
+/// Looks at the cluster, and whether it is that of `catalog`, where that was opened.
+pub(super) async fn check(settings: &Settings, catalog: Option<&Catalog>, findings: &mut Findings) {
     let clusters = clusters_of(settings);
     let [to] = clusters.as_slice() else {
         let hint = "points in time are kept of one cluster: give each a settings file of its own";
@@ -28,12 +32,21 @@ pub(super) async fn check(settings: &Settings, findings: &mut Findings) {
     physical::check_role(settings, &mut session, findings).await;
     let facts = replication::facts(&mut session).await.map_err(Failure::of("look at the cluster"));
     let Some(facts) = findings.take(SUBJECT, facts) else { return };
+    if let Some(catalog) = catalog.filter(|_| !facts.system_identifier.is_empty()) {
+        let is_ours = is_of(catalog, &facts.system_identifier).await;
+        findings.take(SUBJECT, is_ours.map_err(Failure::of("compare the cluster with the repository's")));
+    }
     check_replication(&to, facts.version_num / 10_000, settings, findings).await;
     let server = Server::look(&mut session).await.map_err(Failure::of("look at the server's settings"));
     if let Some(server) = findings.take(SUBJECT, server) {
         server.report(facts.version_num, settings, findings);
     }
     check_room(facts.disk_bytes, settings, findings);
+}
+
+/// Refuses a cluster that the base backups and the log of `catalog` are not of.
+async fn is_of(catalog: &Catalog, system_identifier: &str) -> Result<(), JobError> {
+    check_cluster(catalog, system_identifier, &catalog.pieces().await?).await
 }
 
 /// Connects as `pg_basebackup` and `pg_receivewal` do, which pg_hba.conf lets in by rules of their own.

@@ -12,7 +12,8 @@ pub use self::exposition::Format;
 use self::exposition::{Families, Family, Labels, figure};
 use super::recovery::RecoveryStatus;
 use super::scheduled::Scheduled;
-use super::{DatabaseStatus, Newest, Status, WalStatus};
+use super::wal::WalStatus;
+use super::{DatabaseStatus, Newest, Status};
 use crate::rules::gate::Phase;
 
 /// The text of everything that `status` tells and that is a number.
@@ -98,13 +99,16 @@ fn of_jobs(all: &[Scheduled], now: DateTime<Utc>) -> Vec<Family> {
 }
 
 fn of_wal(wal: &WalStatus) -> Vec<Family> {
+    let stored = wal.stored.as_ref();
     vec![
         Family::seconds("wal_behind", "Age of the last stored byte of log: what a loss of the host costs.")
-            .of_one(wal.behind_seconds as f64),
+            .of_one(stored.map(|stored| stored.behind_seconds as f64)),
         Family::number("wal_received", "Whether a process of this host receives the log.")
-            .of_one(flag(wal.is_received)),
+            .of_one(wal.is_received.map(flag)),
         Family::bytes("wal_kept", "Log that the server keeps until it is stored.")
-            .of_one(wal.kept_bytes as f64),
+            .of_one(stored.and_then(|stored| stored.kept_bytes).map(|bytes| bytes as f64)),
+        Family::number("wal_failing", "Whether the log could not be stored when that was tried last.")
+            .of_one(flag(wal.last_error.is_some())),
     ]
 }
 
@@ -150,15 +154,21 @@ fn of_recovery(recovery: &RecoveryStatus, now: DateTime<Utc>) -> Vec<Family> {
 /// What is about the host is absent where it is told of one database alone.
 fn of_the_rest(status: &Status) -> Vec<Family> {
     let held = status.unfinished_runs.iter().filter(|run| run.phase == Phase::Held.as_str()).count();
-    let not_believed = status.repository.as_ref().map(|_| figure(status.not_believed));
+    let is_reached = status.repository_error.is_none();
+    let not_believed = status.repository.as_ref().filter(|_| is_reached);
     vec![
+        Family::number(
+            "repository_reached",
+            "Whether the repository answers; when not, what is in it is not told.",
+        )
+        .of_one(flag(is_reached)),
         Family::number("runs_held", "Gated migrations that wait for an operator.").of_one(figure(held)),
         Family::number("runs_unfinished", "Gated migrations that are not over, and are not held.")
             .of_one(figure(status.unfinished_runs.len() - held)),
         Family::number("databases_kept", "Databases that a swap set aside and that are still there.")
             .of_one(figure(status.databases_kept.len())),
         Family::number("snapshots_not_believed", "Snapshots whose manifest is not believed.")
-            .of_one(not_believed),
+            .of_one(not_believed.map(|_| figure(status.not_believed))),
         Family::bytes("repository_free", "Room that is left where the repository lies.")
             .of_one(status.repository_free_bytes.map(|bytes| bytes as f64)),
     ]
@@ -201,6 +211,7 @@ mod tests {
         Status {
             databases: Vec::new(),
             repository: repository.map(str::to_owned),
+            repository_error: None,
             repository_free_bytes: None,
             identity_on_host: true,
             not_believed: 2,
@@ -222,10 +233,23 @@ mod tests {
 
     #[test]
     fn held_runs_are_counted_apart_and_the_host_is_told_of_where_it_is_seen() {
-        let runs = ["belay_runs_held 2.0", "belay_runs_unfinished 1.0", "belay_databases_kept 0.0"];
+        let runs = [
+            "belay_repository_reached 1.0",
+            "belay_runs_held 2.0",
+            "belay_runs_unfinished 1.0",
+            "belay_databases_kept 0.0",
+        ];
         assert_eq!(told(&a_status(None)), runs);
         let not_believed = "belay_snapshots_not_believed 2.0";
         assert_eq!(told(&a_status(Some("file:///r"))), [&runs[..], &[not_believed]].concat());
+    }
+
+    #[test]
+    fn of_a_repository_that_is_not_reached_nothing_is_told_but_that() {
+        let status = Status { repository_error: Some("away".into()), ..a_status(Some("file:///r")) };
+        let told = told(&status);
+        assert_eq!(told[0], "belay_repository_reached 0.0");
+        assert!(!told.iter().any(|line| line.contains("not_believed")), "{told:?}");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::rules::plain;
 #[derive(Serialize)]
 pub struct RecoveryStatus {
     /// What each base backup reaches.
-    windows: Vec<Window>,
+    pub(super) windows: Vec<Window>,
     /// The same, in a row.
     moments: Vec<Moments>,
     /// Moments in between that cannot be had.

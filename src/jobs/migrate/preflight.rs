@@ -126,6 +126,9 @@ impl Walk<'_> {
         if self.run.means.gate.on_failure == OnFailure::Restore {
             reasons.extend(self.what_forbids_a_restore().await?);
         }
+        if self.run.facts.order.is_some() {
+            self.run.facts.notes.extend(self.run.means.gate.why_not_fenced());
+        }
         if let Some(why) = server.wal.why_not() {
             self.run.facts.notes.push(format!(
                 "what is committed cannot be read from the write-ahead log, so that a failed migration may end as unknown: {why}"

@@ -4,6 +4,9 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
 use super::Shipped;
 use crate::ledger::lock::{LockError, LockName, StateLock};
 use crate::rules::wal::Lsn;
@@ -14,6 +17,60 @@ fn shipped_file(state: &Path) -> PathBuf {
 
 fn wanted_file(state: &Path) -> PathBuf {
     state.join("wal-wanted")
+}
+
+/// How the log comes to be stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// It is received from the server.
+    Received,
+    /// The server hands it over.
+    Pushed,
+}
+
+impl Way {
+    fn file(self, state: &Path) -> PathBuf {
+        state.join(match self {
+            Self::Received => "wal-receive-trouble.json",
+            Self::Pushed => "wal-push-trouble.json",
+        })
+    }
+}
+
+/// Why the log is not stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trouble {
+    /// When it failed first, with no success since.
+    pub since: DateTime<Utc>,
+    /// When it failed last.
+    pub at: DateTime<Utc>,
+    /// How it failed last.
+    pub error: String,
+}
+
+/// Notes that the log could not be stored at `at`.
+///
+/// # Errors
+/// What the system says.
+pub fn note_trouble(state: &Path, way: Way, error: String, at: DateTime<Utc>) -> io::Result<()> {
+    let since = trouble(state, way).map_or(at, |before| before.since);
+    replace(&way.file(state), &serde_json::to_vec(&Trouble { since, at, error })?)
+}
+
+/// Notes that the log is stored again.
+///
+/// # Errors
+/// What the system says.
+pub fn note_success(state: &Path, way: Way) -> io::Result<()> {
+    match std::fs::remove_file(way.file(state)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Why the log is not stored, if that was so when it was tried last.
+pub fn trouble(state: &Path, way: Way) -> Option<Trouble> {
+    serde_json::from_slice(&std::fs::read(way.file(state)).ok()?).ok()
 }
 
 /// Writes a file so that whoever reads it sees the whole of it.
@@ -78,5 +135,21 @@ mod tests {
         assert_eq!((shipped(state), wanted(state)), (Some(told), Some(Lsn(9))));
         note(state, None).unwrap();
         assert_eq!(shipped(state), None);
+    }
+
+    #[test]
+    fn a_trouble_lasts_from_its_first_failure_until_a_success() {
+        let state = tempfile::TempDir::new().unwrap();
+        let (state, way) = (state.path(), Way::Received);
+        let at = |second| DateTime::from_timestamp(second, 0).unwrap();
+        assert_eq!(trouble(state, way), None);
+        note_trouble(state, way, "a".into(), at(1)).unwrap();
+        note_trouble(state, way, "b".into(), at(5)).unwrap();
+        assert_eq!(trouble(state, way), Some(Trouble { since: at(1), at: at(5), error: "b".into() }));
+        assert_eq!(trouble(state, Way::Pushed), None);
+        note_success(state, Way::Pushed).unwrap();
+        note_success(state, way).unwrap();
+        assert_eq!(trouble(state, way), None);
+        note_success(state, way).unwrap();
     }
 }

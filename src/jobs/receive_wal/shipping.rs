@@ -153,12 +153,14 @@ impl<'a> Shipping<'a> {
         self.marks.push_back(mark);
     }
 
-    /// Stores every whole segment and history file, oldest first; each leaves the spool then.
-    pub(super) async fn ship_segments(&mut self) -> Result<(), JobError> {
-        for spooled in self.spooled()? {
-            self.ship_whole(&spooled).await?;
-        }
-        Ok(())
+    /// Stores the oldest whole segment or history file, which leaves the spool then; says whether there was one.
+    pub(super) async fn ship_next_segment(&mut self) -> Result<bool, JobError> {
+        let is_open = |spooled: &Spooled| matches!(spooled, Spooled::Open(_));
+        let Some(next) = self.spooled()?.into_iter().find(|spooled| !is_open(spooled)) else {
+            return Ok(false);
+        };
+        self.ship_whole(&next).await?;
+        Ok(true)
     }
 
     async fn ship_whole(&mut self, spooled: &Spooled) -> Result<(), JobError> {
@@ -276,12 +278,6 @@ impl<'a> Shipping<'a> {
         Some(Shipped { timeline, until, complete_until, kept_bytes, unbroken_since: complete_until })
     }
 
-    /// Bytes of whole segments in the spool.
-    pub(super) fn waiting_bytes(&self) -> Result<u64, JobError> {
-        let whole = self.spooled()?.iter().filter(|spooled| matches!(spooled, Spooled::Whole(_))).count();
-        Ok(whole as u64 * self.facts.segment_bytes)
-    }
-
     fn reached(&mut self, timeline: u32, end: Lsn) {
         if self.until.is_none_or(|(known, until)| (known, until) < (timeline, end)) {
             self.until = Some((timeline, end));
@@ -324,24 +320,7 @@ impl<'a> Shipping<'a> {
 
     /// What the spool has, in the order of the log.
     fn spooled(&self) -> Result<Vec<Spooled>, JobError> {
-        let failed = |source| disk("list", self.means.spool, source);
-        let mut names = Vec::new();
-        for entry in std::fs::read_dir(self.means.spool).map_err(failed)? {
-            names.push(entry.map_err(failed)?.file_name().to_string_lossy().into_owned());
-        }
-        names.sort();
-        Ok(names.iter().filter_map(|name| self.sort(name)).collect())
-    }
-
-    fn sort(&self, name: &str) -> Option<Spooled> {
-        let bytes = self.facts.segment_bytes;
-        if let Some(open) = name.strip_suffix(PARTIAL_SUFFIX) {
-            return Segment::of_name(open, bytes).map(Spooled::Open);
-        }
-        if let Ok(PieceName::History(timeline)) = name.parse() {
-            return Some(Spooled::History(timeline));
-        }
-        Segment::of_name(name, bytes).map(Spooled::Whole)
+        spooled(self.means.spool, self.facts.segment_bytes)
     }
 
     fn path_of(&self, spooled: &Spooled) -> PathBuf {
@@ -351,6 +330,36 @@ impl<'a> Shipping<'a> {
             Spooled::History(timeline) => PieceName::History(*timeline).to_string(),
         })
     }
+}
+
+fn spooled(spool: &Path, segment_bytes: u64) -> Result<Vec<Spooled>, JobError> {
+    let failed = |source| disk("list", spool, source);
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(spool).map_err(failed)? {
+        names.push(entry.map_err(failed)?.file_name().to_string_lossy().into_owned());
+    }
+    names.sort();
+    Ok(names.iter().filter_map(|name| sort(name, segment_bytes)).collect())
+}
+
+fn sort(name: &str, segment_bytes: u64) -> Option<Spooled> {
+    if let Some(open) = name.strip_suffix(PARTIAL_SUFFIX) {
+        return Segment::of_name(open, segment_bytes).map(Spooled::Open);
+    }
+    if let Ok(PieceName::History(timeline)) = name.parse() {
+        return Some(Spooled::History(timeline));
+    }
+    Segment::of_name(name, segment_bytes).map(Spooled::Whole)
+}
+
+/// Bytes of whole segments that wait in the spool.
+///
+/// # Errors
+/// What the disk says.
+pub(super) fn waiting_bytes(spool: &Path, segment_bytes: u64) -> Result<u64, JobError> {
+    let spooled = spooled(spool, segment_bytes)?;
+    let whole = spooled.iter().filter(|spooled| matches!(spooled, Spooled::Whole(_))).count();
+    Ok(whole as u64 * segment_bytes)
 }
 
 /// How far an open segment is written, from `from` on: the file has its full size from the beginning, and

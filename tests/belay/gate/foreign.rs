@@ -227,3 +227,29 @@ fn nothing_is_put_back_by_itself_while_the_application_is_let_in() {
     site.assert_held(&ran);
     assert_eq!(site.cluster.psql("app", "SELECT count(*) FROM users WHERE name = 'half'"), "5");
 }
+
+#[test]
+fn a_run_that_keeps_nobody_out_says_so() {
+    let site = Site::with_gate("");
+    let told = |ran: &super::site::Ran| ran.report["notes"].to_string();
+    let warning = "there is no [[gate.fence]]";
+    let fenced = site.migrate(&shell("exit 1"));
+    assert!(!told(&fenced).contains(warning), "{}", told(&fenced));
+    assert!(!site.belay.run(["check"]).stdout.contains(warning));
+    let settings = std::fs::read_to_string(site.belay.settings()).unwrap();
+    let (without, _) = settings.split_once("[[gate.fence]]").unwrap();
+    site.belay.write_settings(without);
+    let ran = site.migrate(&shell("exit 1"));
+    ran.assert_ended(20, "failed_unchanged");
+    assert!(told(&ran).contains(warning), "{}", told(&ran));
+    let checked = site.belay.run(["check"]);
+    assert_eq!(checked.code, 0, "{}", checked.stdout);
+    assert!(
+        checked.stdout.contains("warning  gate: consistency is \"fenced\" and there is no"),
+        "{}",
+        checked.stdout
+    );
+    let unfenced = without.replace("[gate]\n", "[gate]\nconsistency = \"unfenced\"\n");
+    site.belay.write_settings(&unfenced);
+    assert!(!site.belay.run(["check"]).stdout.contains(warning));
+}

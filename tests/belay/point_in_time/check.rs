@@ -1,4 +1,4 @@
-use super::site::Site;
+use super::site::{Site, a_site, with_points_in_time};
 use crate::world::{Belay, a_cluster};
 
 /// What `belay check` finds of points in time, as `verdict: message` and hint, on a cluster with `settings`;
@@ -58,4 +58,32 @@ fn a_role_without_rights_is_told_what_it_lacks() {
     assert_eq!(code, 4, "{found}");
     assert!(found.contains("ALTER ROLE reader REPLICATION"), "{found}");
     assert!(found.contains("warning: the role may not make restore points"), "{found}");
+}
+
+#[test]
+fn another_cluster_than_that_of_the_repository_is_noticed() {
+    let (site, other) = (a_site(), a_site());
+    with_points_in_time(&site, "", "");
+    site.receive_all();
+    site.base();
+    assert_eq!(site.belay.run(["snapshot", "app"]).code, 0);
+    let checked = |site: &Site| site.belay.run(["check"]);
+    let own = checked(&site);
+    assert!(own.code == 0 && !own.stdout.contains("of cluster"), "{}", own.stdout);
+
+    let settings = std::fs::read_to_string(site.belay.settings()).unwrap();
+    let reached = |site: &Site| {
+        format!("host = \"{}\"\nport = {}\n", site.cluster.host().display(), site.cluster.port())
+    };
+    assert!(settings.contains(&reached(&site)), "{settings}");
+    site.belay.write_settings(&settings.replace(&reached(&site), &reached(&other)));
+    let found = checked(&site);
+    assert_eq!(found.code, 4, "{}", found.stdout);
+    let number = "SELECT system_identifier FROM pg_control_system()";
+    let number = |site: &Site| site.cluster.psql("postgres", number);
+    let says = |text: &str| assert!(found.stdout.contains(text), "{text}: {}", found.stdout);
+    says("problem  points in time: ");
+    says("must not be mixed");
+    says(&format!("warning  database app: it is of cluster {}", number(&other)));
+    says(&format!("is of cluster {}", number(&site)));
 }

@@ -25,8 +25,8 @@ fn a_stored_log() -> (Site, PathBuf) {
     (site, copy)
 }
 
-/// Has the copy recover by asking for the log itself.
-fn recover_by_hand(site: &Site, copy: &Path) {
+/// Has the copy recover by asking for the log itself, in place of the live cluster.
+pub fn recover_by_hand(site: &Site, copy: &Path) {
     let command = site.command_of_server("wal fetch %f %p");
     let auto = copy.join("postgresql.auto.conf");
     let mut settings = std::fs::read_to_string(&auto).unwrap();
@@ -34,6 +34,16 @@ fn recover_by_hand(site: &Site, copy: &Path) {
     std::fs::write(&auto, settings).unwrap();
     std::fs::write(copy.join("recovery.signal"), "").unwrap();
     site.cluster.exchange(copy);
+}
+
+/// Starts the server, and waits until it has recovered.
+pub fn start_to_the_end(site: &Site) {
+    site.cluster.start_again();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while site.cluster.psql("postgres", "SELECT pg_is_in_recovery()") != "f" {
+        assert!(Instant::now() < deadline, "{}", site.cluster.log());
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 fn whole_segments(site: &Site) -> Vec<PathBuf> {
@@ -52,12 +62,7 @@ fn a_server_that_asks_for_its_log_comes_to_the_end_of_it() {
         .cluster
         .psql("app", "SELECT count(*), max(id), md5(string_agg(body, '' ORDER BY id)) FROM moments");
     recover_by_hand(&site, &copy);
-    site.cluster.start_again();
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while site.cluster.psql("postgres", "SELECT pg_is_in_recovery()") != "f" {
-        assert!(Instant::now() < deadline, "{}", site.cluster.log());
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    start_to_the_end(&site);
     let sql = "SELECT count(*), max(id), md5(string_agg(body, '' ORDER BY id)) FROM moments";
     assert_eq!(site.cluster.psql("app", sql), live);
     assert!(site.belay.state().join("wal-ahead").exists(), "segments are fetched ahead");

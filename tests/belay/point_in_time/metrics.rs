@@ -17,7 +17,7 @@ fn a_site_that_serves() -> Site {
     site
 }
 
-fn metrics(site: &Site) -> Metrics {
+pub fn metrics(site: &Site) -> Metrics {
     let socket = site.belay.home().join("belay.sock");
     Metrics::of(&ask(UnixStream::connect(socket).unwrap(), &request("GET", "/metrics", "", "")))
 }

@@ -1,4 +1,4 @@
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::TimeDelta;
 use rand::RngExt as _;
 
 use super::site::{a_site, text_of};
@@ -21,16 +21,7 @@ fn every_row_committed_until_a_moment_is_there_and_none_after() {
     }
     let last = site.now();
     site.wait_until_stored(&site.lsn());
-    let committed = "SELECT id, (extract(epoch FROM pg_xact_commit_timestamp(xmin)) * 1000000)::bigint FROM moments ORDER BY 1";
-    let committed: Vec<(i64, DateTime<Utc>)> = site
-        .cluster
-        .psql("app", committed)
-        .lines()
-        .map(|line| {
-            let (id, at) = line.split_once('|').unwrap();
-            (id.parse().unwrap(), DateTime::from_timestamp_micros(at.parse().unwrap()).unwrap())
-        })
-        .collect();
+    let committed = site.committed();
     assert!(committed.len() > 300, "{} rows", committed.len());
     let span = (last - first).num_microseconds().unwrap();
     for _ in 0..20 {

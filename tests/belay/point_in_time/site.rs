@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 
+use crate::bucket::an_installation;
 use crate::world::{Belay, Cluster, Output, Plan, a_cluster};
 
 /// A cluster with the database `app`, and an installation that keeps its log.
@@ -14,6 +15,8 @@ pub struct Site {
     pub belay: Belay,
 }
 
+const SHIP_OFTEN: &str = "[wal]\nship_every = \"1s\"\n";
+
 /// Commits can be told by their time: `track_commit_timestamp` is on.
 pub fn a_site() -> Site {
     a_site_on(a_cluster())
@@ -21,6 +24,25 @@ pub fn a_site() -> Site {
 
 /// As [`a_site`], on another cluster.
 pub fn a_site_on(plan: Plan) -> Site {
+    let cluster = a_cluster_with_moments(plan);
+    let belay = Belay::with_settings(&cluster, "app", SHIP_OFTEN);
+    assert_eq!(belay.run(["init", "--single-recipient"]).code, 0);
+    Site { cluster, belay }
+}
+
+/// As [`a_site_on`], whose repository is in a bucket that is reached at `endpoint`; each request has `timeout`,
+/// and is tried twice.
+pub fn a_site_in_a_bucket(plan: Plan, endpoint: &str, timeout: &str) -> Site {
+    let cluster = a_cluster_with_moments(plan);
+    let belay = an_installation(&cluster, endpoint);
+    let settings = std::fs::read_to_string(belay.settings()).unwrap();
+    let settings = settings.replace("attempts = 6\n", &format!("attempts = 2\ntimeout = \"{timeout}\"\n"));
+    belay.write_settings(&format!("{settings}{SHIP_OFTEN}"));
+    assert_eq!(belay.run(["init", "--single-recipient"]).code, 0);
+    Site { cluster, belay }
+}
+
+fn a_cluster_with_moments(plan: Plan) -> Cluster {
     let cluster = plan
         .with_setting("wal_level=replica")
         .with_setting("max_wal_senders=10")
@@ -28,21 +50,34 @@ pub fn a_site_on(plan: Plan) -> Site {
         .start();
     cluster.create_database("app");
     cluster.psql("app", "CREATE TABLE moments (id bigserial PRIMARY KEY, body text)");
-    let belay = Belay::with_settings(&cluster, "app", "[wal]\nship_every = \"1s\"\n");
-    assert_eq!(belay.run(["init", "--single-recipient"]).code, 0);
-    Site { cluster, belay }
+    cluster
 }
 
 /// As [`a_site`], whose server hands its log over instead.
 pub fn a_site_that_pushes(plan: Plan) -> Site {
     let site = a_site_on(plan.with_setting("archive_mode=on"));
-    let command = site.command_of_server("wal push %p");
-    site.cluster.psql("postgres", &format!("ALTER SYSTEM SET archive_command = '{command}'"));
-    site.cluster.psql("postgres", "SELECT pg_reload_conf()");
+    site.begin_to_push();
     site
 }
 
 impl Site {
+    /// Has the server hand its log over; it archives.
+    pub fn begin_to_push(&self) {
+        let command = self.command_of_server("wal push %p");
+        self.cluster.psql("postgres", &format!("ALTER SYSTEM SET archive_command = '{command}'"));
+        self.cluster.psql("postgres", "SELECT pg_reload_conf()");
+    }
+
+    /// The rows, and when each was committed.
+    pub fn committed(&self) -> Vec<(i64, DateTime<Utc>)> {
+        let sql = "SELECT id, (extract(epoch FROM pg_xact_commit_timestamp(xmin)) * 1000000)::bigint FROM moments ORDER BY 1";
+        let row = |line: &str| {
+            let (id, at) = line.split_once('|').unwrap();
+            (id.parse().unwrap(), DateTime::from_timestamp_micros(at.parse().unwrap()).unwrap())
+        };
+        self.cluster.psql("app", sql).lines().map(row).collect()
+    }
+
     /// What the server runs `belay` by.
     pub fn command_of_server(&self, words: &str) -> String {
         command_of_server(&self.cluster, &self.belay, words)

@@ -18,15 +18,22 @@ fn a_bare_machine_recovers_with_the_recovery_kit() {
     std::fs::remove_file(site.belay.settings()).unwrap();
     std::fs::rename(site.belay.state(), site.belay.home().join("lost")).unwrap();
     let data = site.cluster.room("recovered").join("data");
-    let recover = |more: &[&str]| {
-        let mut command = site.belay.command(["recover", "--standalone", "--repository"]);
-        command.arg(format!("file://{}", site.belay.repository().display()));
-        command.arg("--identity").arg(&identity).arg("--into").arg(&data).args(["--at", &at]).args(more);
-        finish(command.env("TMPDIR", site.cluster.host()))
+    let told = kit.split_once("    belay recover").unwrap().1.replace("\\\n", " ");
+    let told: Vec<&str> = told.lines().next().unwrap().split_whitespace().collect();
+    let recover = |trusted: &str| {
+        let word = |word: &&str| match *word {
+            "offline.txt" => identity.display().to_string(),
+            "DIRECTORY" => data.display().to_string(),
+            "latest" => at.clone(),
+            word if word == signer => trusted.to_owned(),
+            word => word.to_owned(),
+        };
+        let words = ["recover".to_owned()].into_iter().chain(told.iter().map(word));
+        finish(site.belay.command(words).env("TMPDIR", site.cluster.host()))
     };
-    let stranger = recover(&["--trust-signer", &"0".repeat(64)]);
+    let stranger = recover(&"0".repeat(64));
     assert_eq!(stranger.code, 4, "{}", stranger.stderr);
-    let recovered = recover(&["--trust-signer", signer]);
+    let recovered = recover(signer);
     assert_eq!(recovered.code, 0, "{}", recovered.stderr);
     let left = std::fs::read_dir(site.cluster.host()).unwrap().flatten();
     let left = left.filter(|entry| entry.file_name().to_string_lossy().starts_with("belay-standalone-"));

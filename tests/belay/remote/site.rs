@@ -6,10 +6,9 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use super::line::Line;
 use crate::daemon::service::Service;
 use crate::gate::site::{Ran, Running, Site};
-use crate::world::finish;
+use crate::world::{Line, finish};
 
 /// A site whose daemon holds gates.
 pub struct Remote {
@@ -39,8 +38,13 @@ impl Remote {
              [gate]\nlease = \"10s\"\n{gate}"
         ));
         let token = site.cluster.room("runner").join("token");
-        let remote =
-            Remote { line: Line::to(port), daemon: None, token, directory: directory.to_owned(), site };
+        let remote = Remote {
+            line: Line::to(([127, 0, 0, 1], port).into()),
+            daemon: None,
+            token,
+            directory: directory.to_owned(),
+            site,
+        };
         remote.add_token("runner", &["--role", "ci", "--db", "app"], &remote.token);
         remote
     }
