@@ -245,7 +245,9 @@ mod tests {
         #[test]
         fn no_secret_is_left_in_json(secret in "[ab'\"&/\\\\é😀<\u{1}]{4,8}") {
             let written = serde_json::to_string(&secret).unwrap();
-            prop_assert_eq!(Mask::new([secret]).apply(&written), "\"***\"");
+            // A quotation mark of JSON's own may look like the beginning of the secret, or its end.
+            let masked = Mask::new([secret]).apply(&written);
+            prop_assert_eq!(masked.trim_matches('"'), "***");
         }
 
         #[test]
