@@ -1,5 +1,5 @@
-use super::site::{Site, a_site, with_points_in_time};
-use crate::world::{Belay, a_cluster};
+use super::site::{Site, a_site, a_site_on, with_points_in_time};
+use crate::world::{Belay, Locale, a_cluster};
 
 /// What `belay check` finds of points in time, as `verdict: message` and hint, on a cluster with `settings`;
 /// Belay connects as `user`.
@@ -62,7 +62,9 @@ fn a_role_without_rights_is_told_what_it_lacks() {
 
 #[test]
 fn another_cluster_than_that_of_the_repository_is_noticed() {
-    let (site, other) = (a_site(), a_site());
+    // One that was made by itself: those of the tests' usual kind are copies of each other.
+    let other = a_cluster().with_encoding("LATIN1").with_locale(Locale::Libc("C".into()));
+    let (site, other) = (a_site(), a_site_on(other));
     with_points_in_time(&site, "", "");
     site.receive_all();
     site.base();
