@@ -53,7 +53,7 @@ pub enum SealError {
     WrongIdentity,
     /// The bytes are no age file, or were changed.
     #[error("open: not an age file, or damaged")]
-    NotAge(#[source] age::DecryptError),
+    NotAge(#[source] io::Error),
     /// Decryption or decompression stopped midway.
     #[error("open: damaged or cut")]
     Damaged(#[source] io::Error),
@@ -112,7 +112,7 @@ impl Sealer {
     pub fn seal_into<W: Write>(&self, out: W) -> Result<SealWriter<W>, SealError> {
         let recipients = self.recipients.iter().map(|recipient| recipient as &dyn age::Recipient);
         let encryptor = age::Encryptor::with_recipients(recipients)
-            .map_err(|error| SealError::Seal(io::Error::other(error.to_string())))?;
+            .map_err(|_| SealError::Seal(io::Error::other("age does not take the recipients")))?;
         let counted = Counted { out, stored_bytes: 0, sha256: Sha256::new() };
         let gzip = match self.threads {
             0 => Gzip::Here(Compressor::new(self.effort)),
@@ -253,7 +253,7 @@ impl Opener {
     fn decrypt<R: Read>(&self, sealed: R) -> Result<AgeReader<R>, SealError> {
         let refuse = |error| match error {
             age::DecryptError::NoMatchingKeys => SealError::WrongIdentity,
-            other => SealError::NotAge(other),
+            other => SealError::NotAge(in_our_words(other)),
         };
         let decryptor = age::Decryptor::new_buffered(io::BufReader::new(sealed)).map_err(refuse)?;
         let identities = self.identities.iter().map(|identity| identity as &dyn age::Identity);
@@ -295,6 +295,18 @@ impl Opener {
             Err(SealError::Damaged(io::Error::other("its contents are not those of the manifest")))
         }
     }
+}
+
+/// What age says, without its translations: a development build reads those from where it was compiled.
+fn in_our_words(error: age::DecryptError) -> io::Error {
+    let text = match error {
+        age::DecryptError::Io(error) => return error,
+        age::DecryptError::InvalidMac => "its header was changed",
+        age::DecryptError::InvalidHeader | age::DecryptError::UnknownFormat => "it has no header of age",
+        age::DecryptError::KeyDecryptionFailed | age::DecryptError::DecryptionFailed => "it does not decrypt",
+        _ => "it is not sealed to a key",
+    };
+    io::Error::new(io::ErrorKind::InvalidData, text)
 }
 
 type AgeReader<R> = age::stream::StreamReader<io::BufReader<R>>;
