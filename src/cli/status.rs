@@ -146,7 +146,7 @@ pub async fn run(global: &Global, _args: StatusArgs) -> Result<Report, Failure> 
     let keys = HostKeys::load(&key_paths(&settings)).map_err(Failure::of("open the keys"))?;
     match within_patience(Host::open(&global.config)).await {
         Ok(host) => report(&host, &host.ledger().await?, Scope::Everything).await,
-        Err(failure) if failure.code == ExitCode::Failed => {
+        Err(failure) if matches!(failure.code, ExitCode::Failed | ExitCode::NotFound) => {
             let ledger = ledger_of(&settings).await?;
             let (all, has_identity) = (Scope::Everything, !keys.identities.is_empty());
             let now = clock::now();

@@ -31,6 +31,8 @@ pub struct Window {
     pub parent: Option<SnapshotId>,
     /// What it builds on and is missing, or not believed.
     pub missing: Option<SnapshotId>,
+    /// Whether its verification failed, or that of one that it builds on.
+    pub has_failed: bool,
     /// The timeline.
     pub timeline: u32,
     /// The first moment.
@@ -112,6 +114,7 @@ impl Reached {
                 kind: physical::kind(base.parent.as_ref()),
                 parent: base.parent.clone(),
                 missing: window.missing.clone(),
+                has_failed: window.is_doubted,
                 timeline: window.timeline,
                 from: base.ended_at,
                 until: until.filter(|_| window.is_usable()),
@@ -143,7 +146,13 @@ pub fn text(windows: &[Window]) -> String {
         let gap =
             window.resumes_lsn.map(|lsn| format!("; log is missing from {} to {lsn}", window.until_lsn));
         let on = if has_several { format!("timeline {}, ", window.timeline) } else { String::new() };
-        format!("{on}base backup {} ({}): {reach}{}\n", window.base, window.kind, gap.unwrap_or_default())
+        let failed = if window.has_failed { "; its verification failed" } else { "" };
+        format!(
+            "{on}base backup {} ({}): {reach}{}{failed}\n",
+            window.base,
+            window.kind,
+            gap.unwrap_or_default()
+        )
     };
     windows.iter().map(line).collect()
 }
@@ -241,6 +250,7 @@ mod tests {
             kind: physical::kind(None),
             parent: None,
             missing: None,
+            has_failed: false,
             timeline: 1,
             from: at(from),
             until: until.map(at),

@@ -34,8 +34,9 @@ use self::watch::Watch;
 use super::JobError;
 use crate::catalog::Catalog;
 use crate::postgres::replication::{self, ClusterFacts};
-use crate::postgres::session;
 use crate::postgres::tools::{RunningTool, Streams, Tools};
+use crate::postgres::{PostgresError, session};
+use crate::rules::causes::in_a_sentence;
 use crate::rules::layout;
 use crate::rules::physical::Segment;
 use crate::rules::wal::Lsn;
@@ -121,6 +122,33 @@ pub async fn receive(
     watch.over(shipping.settle_other_timelines()).await?;
     shipping.begin_at(Segment::at(facts.timeline, begin, facts.segment_bytes))?;
     let unbroken_since = means.unbroken_since.filter(|_| !is_broken).unwrap_or(mark.at);
+    let on_shipped = |shipped: Shipped| on_shipped(Some(Shipped { unbroken_since, ..shipped }));
+    let start = || {
+        let command = replication::receive_wal(&tools, to, means.spool, &name);
+        RunningTool::start(command, Streams::None)
+    };
+    let done = keep_on(&mut watch, &mut shipping, stop, start, &on_shipped).await;
+    if let Err(JobError::Postgres(_)) = &done {
+        // What came before the server was gone must not wait until it is back: it may never be.
+        drop(watch.receiver.take());
+        if let Err(error) = shipping.ship_all().await {
+            tracing::warn!(error = in_a_sentence(&error), "not all that was received is stored");
+        }
+        shipping.shipped().into_iter().for_each(&on_shipped);
+    }
+    done?;
+    watch.end().await
+}
+
+/// Stores what comes until `stop` does, and then the rest.
+async fn keep_on(
+    watch: &mut Watch<'_>,
+    shipping: &mut Shipping<'_>,
+    stop: &CancellationToken,
+    start: impl Fn() -> Result<RunningTool, PostgresError>,
+    on_shipped: &impl Fn(Shipped),
+) -> Result<(), JobError> {
+    let means = watch.means;
     let mut shipped_at: Option<Instant> = None;
     let mut told = None;
     loop {
@@ -130,7 +158,7 @@ pub async fn receive(
         let is_time = is_last || is_wanted || shipped_at.is_none_or(|at| at.elapsed() >= means.ship_every);
         shipping.note(watch.look().await?);
         while watch.over(shipping.ship_next_segment()).await? {
-            tell(&mut watch, &shipping, &mut told, unbroken_since, &on_shipped).await?;
+            tell(watch, shipping, &mut told, on_shipped).await?;
         }
         if is_time {
             watch.over(shipping.ship_open_segment()).await?;
@@ -138,19 +166,14 @@ pub async fn receive(
             // Of a server where nothing is written more is known by now.
             told = None;
         }
-        tell(&mut watch, &shipping, &mut told, unbroken_since, &on_shipped).await?;
+        tell(watch, shipping, &mut told, on_shipped).await?;
         if is_last {
-            return watch.end().await;
+            return Ok(());
         }
         if watch.receiver.is_none() {
             shipping.lead_receiver()?;
         }
-        watch
-            .supervise(|| {
-                let command = replication::receive_wal(&tools, to, means.spool, &name);
-                RunningTool::start(command, Streams::None)
-            })
-            .await?;
+        watch.supervise(&start).await?;
         tokio::select! {
             () = tokio::time::sleep(LOOK_PAUSE) => {}
             () = stop.cancelled() => {}
@@ -163,14 +186,13 @@ async fn tell(
     watch: &mut Watch<'_>,
     shipping: &Shipping<'_>,
     told: &mut Option<Lsn>,
-    unbroken_since: DateTime<Utc>,
-    on_shipped: &impl Fn(Option<Shipped>),
+    on_shipped: &impl Fn(Shipped),
 ) -> Result<(), JobError> {
     let Some(shipped) = shipping.shipped().filter(|shipped| *told != Some(shipped.until)) else {
         return Ok(());
     };
     *told = Some(shipped.until);
-    on_shipped(Some(Shipped { unbroken_since, ..shipped }));
+    on_shipped(shipped);
     Ok(replication::advance_slot(&mut watch.session, watch.means.slot, shipped.until).await?)
 }
 

@@ -163,6 +163,12 @@ impl<'a> Shipping<'a> {
         Ok(true)
     }
 
+    /// Stores everything that the spool has.
+    pub(super) async fn ship_all(&mut self) -> Result<(), JobError> {
+        while self.ship_next_segment().await? {}
+        self.ship_open_segment().await
+    }
+
     async fn ship_whole(&mut self, spooled: &Spooled) -> Result<(), JobError> {
         let path = self.path_of(spooled);
         let name = match spooled {

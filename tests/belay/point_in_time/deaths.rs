@@ -55,6 +55,22 @@ fn a_server_that_crashes_loses_nothing_that_was_committed() {
 }
 
 #[test]
+fn what_a_server_sent_before_it_ended_is_stored_without_it() {
+    let site = a_site();
+    let receiver = site.receive();
+    site.base();
+    // The receiver of a server that ends in good order has all of its log by then.
+    site.write("last");
+    site.cluster.stop();
+    assert!(!receiver.ended(), "the receiver says that the server is gone");
+    let into = site.belay.home().join("elsewhere");
+    let recovered = site.belay.run(["recover", "--into", into.to_str().unwrap(), "--at", "latest"]);
+    assert_eq!(recovered.code, 0, "{}", recovered.stderr);
+    site.cluster.go_on_from(&into);
+    assert_eq!(site.cluster.psql("app", "SELECT body FROM moments ORDER BY id DESC LIMIT 1"), "last");
+}
+
+#[test]
 fn a_spool_that_is_lost_is_received_again() {
     let site = a_site();
     let receiver = site.receive();

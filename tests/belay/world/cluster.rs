@@ -199,8 +199,17 @@ impl Cluster {
 
     /// Ends the server at once and without a checkpoint: `pg_ctl -m immediate`.
     pub fn crash(&self) {
+        self.end("immediate");
+    }
+
+    /// Ends the server in good order: `pg_ctl -m fast`.
+    pub fn stop(&self) {
+        self.end("fast");
+    }
+
+    fn end(&self, mode: &str) {
         let mut stop = owner::command(&self.server.program("pg_ctl"));
-        stop.args(["stop", "--silent", "--wait", "--mode=immediate", "--pgdata"]).arg(self.data());
+        stop.args(["stop", "--silent", "--wait", "--mode", mode, "--pgdata"]).arg(self.data());
         self.run(stop.current_dir("/"));
     }
 
@@ -222,9 +231,17 @@ impl Cluster {
 
     /// As [`Cluster::go_on_with`], without waiting: the server recovers first, or ends.
     pub fn exchange(&self, data: &Path) {
-        let mut stop = owner::command(&self.server.program("pg_ctl"));
-        stop.args(["stop", "--silent", "--wait", "--mode=fast", "--pgdata"]).arg(self.data());
-        self.run(stop.current_dir("/"));
+        self.stop();
+        self.put(data);
+    }
+
+    /// Starts the server that was ended on `data` instead.
+    pub fn go_on_from(&self, data: &Path) {
+        self.put(data);
+        self.start_again();
+    }
+
+    fn put(&self, data: &Path) {
         let aside = (0..).map(|n| self.world.join(format!("data-before-{n}"))).find(|path| !path.exists());
         std::fs::rename(self.data(), aside.expect("numbers do not run out")).expect("set the data aside");
         std::fs::rename(data, self.data()).expect("put the other data in place");
