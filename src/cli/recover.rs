@@ -123,8 +123,9 @@ pub async fn run(global: &Global, args: RecoverArgs, inputs: Inputs) -> Result<R
     };
     // Retention must not take what is about to be read.
     let _repository = StateLock::shared(state, &LockName::repository()).map_err(Failure::of(TITLE))?;
-    let stock =
-        Stock::read(catalog, Some(&ground.opener), wal::shipped(state)).await.map_err(Failure::of(TITLE))?;
+    let stock = Stock::read_settled(catalog, Some(&ground.opener), wal::shipped(state))
+        .await
+        .map_err(Failure::of(TITLE))?;
     let choice = Choice { timeline: args.timeline, base: args.base.as_ref(), ..Choice::default() };
     let planned = stock.plan(catalog, &args.at, choice).await;
     let (plan, base) = planned.map_err(Failure::of(TITLE))?;

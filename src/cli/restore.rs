@@ -233,7 +233,7 @@ impl Ground {
     async fn plan_at(&self, args: &RestoreArgs, title: &str, wanted: &Wanted) -> Result<Report, Failure> {
         let state = &self.state_directory;
         let _repository = StateLock::shared(state, &LockName::repository()).map_err(Failure::of(title))?;
-        let stock = Stock::read(&self.catalog, Some(&self.opener), wal::shipped(state))
+        let stock = Stock::read_settled(&self.catalog, Some(&self.opener), wal::shipped(state))
             .await
             .map_err(Failure::of(title))?;
         let planned = stock.plan(&self.catalog, wanted, self.choice(args)).await;
@@ -276,7 +276,7 @@ impl Ground {
         };
         // Retention must not take what is about to be read.
         let _repository = StateLock::shared(state, &LockName::repository()).map_err(Failure::of(title))?;
-        let stock = Stock::read(&self.catalog, Some(&self.opener), wal::shipped(state))
+        let stock = Stock::read_settled(&self.catalog, Some(&self.opener), wal::shipped(state))
             .await
             .map_err(Failure::of(title))?;
         let name = self.database.connection.database.clone();

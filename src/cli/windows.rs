@@ -105,7 +105,7 @@ impl Reached {
         let failed = || Failure::of("read the base backups");
         let stock = Stock::read_settled(catalog, opener, wal::shipped(state)).await.map_err(failed())?;
         let mut windows = Vec::new();
-        for window in &stock.windows_of_all() {
+        for window in &stock.windows_of_all(catalog).await {
             let until = stock.complete_until(catalog, window).await.map_err(failed())?;
             let base = &window.base;
             let manifest = stock.bases.iter().find(|manifest| manifest.id == base.id);

@@ -94,9 +94,9 @@ impl Stock {
         (timeline, recovery::windows(&self.bases(&Records::new()), &self.log, timeline))
     }
 
-    /// What can be reached on any timeline; of verifications nothing is known.
-    pub fn windows_of_all(&self) -> Vec<Window> {
-        recovery::windows_of_all(&self.bases(&Records::new()), &self.log)
+    /// What can be reached on any timeline, with what is proven of the base backups.
+    pub async fn windows_of_all(&self, catalog: &Catalog) -> Vec<Window> {
+        recovery::windows_of_all(&self.bases(&proven(catalog).await), &self.log)
     }
 
     /// Where the log goes on behind the end of `window`, if that is not where it ends for now: something
@@ -212,7 +212,10 @@ impl Stock {
         self.check_there(wanted, &choice)?;
         let bases = self.bases(&proven(catalog).await);
         let on = timeline.or_else(|| self.log.newest_timeline()).unwrap_or(1);
-        let windows = recovery::windows(&bases, &self.log, on);
+        let mut windows = recovery::windows(&bases, &self.log, on);
+        for window in &mut windows {
+            window.resumes = self.lost_until(window);
+        }
         let refused = |reason: String| {
             let broken = windows.iter().filter_map(|window| {
                 let (id, missing) = (window.base.id.clone(), window.missing.clone()?);

@@ -50,6 +50,9 @@ fn a_damaged_base_backup_is_named_with_one_that_would_do_and_passed_over_once_th
     site.cluster.psql("postgres", "DROP DATABASE back");
 
     assert_eq!(site.belay.run(["verify", "--physical", "--depth", "readable"]).code, 4);
+    let listed = site.belay.run(["list"]).stdout;
+    let failed: Vec<&str> = listed.lines().filter(|line| line.contains("its verification failed")).collect();
+    assert!(failed.len() == 1 && failed[0].contains(id(&second)), "{listed}");
     let planned = site.belay.json(restore("latest", &["--plan"]));
     assert_eq!(planned["base"], first["id"], "{planned}");
     assert_eq!(planned["passed_over"], serde_json::json!([second["id"]]), "{planned}");

@@ -53,6 +53,31 @@ fn a_moment_in_a_gap_is_refused() {
 }
 
 #[test]
+fn log_that_was_stored_and_is_gone_is_no_end_of_the_log() {
+    let site = a_site();
+    let receiver = site.receive();
+    site.base();
+    site.write("one");
+    site.wait_until_stored(&site.lsn());
+    let log = site.belay.repository().join("prod/wal/00000001");
+    let stored = || std::fs::read_dir(&log).unwrap().flatten().map(|entry| entry.path());
+    let before: Vec<_> = stored().collect();
+    site.write("two");
+    let at = site.now();
+    site.write("three");
+    site.wait_until_stored(&site.lsn());
+    receiver.end();
+    for newer in stored().filter(|path| !before.contains(path)) {
+        std::fs::remove_file(newer).unwrap();
+    }
+    for moment in [text_of(at), "latest".into()] {
+        let refused = site.restore(&moment);
+        assert_eq!(refused.code, 10, "{moment}: {}", refused.stderr);
+        assert!(refused.stderr.contains("log is missing from"), "{moment}: {}", refused.stderr);
+    }
+}
+
+#[test]
 fn a_flipped_bit_is_named_and_nothing_is_restored() {
     let site = a_site();
     let receiver = site.receive();
