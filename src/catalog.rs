@@ -17,9 +17,7 @@ use ed25519_dalek::SigningKey;
 use futures::{StreamExt as _, TryStreamExt as _};
 use serde::Serialize;
 
-use self::documents::{
-    misplaced, newest_manifest, open_document, read_manifest, read_record, repository_key,
-};
+use self::documents::{misplaced, newest_origin, open_document, read_manifest, read_record, repository_key};
 use crate::rules::layout::{self, ObjectKey, SnapshotHome, SnapshotId};
 use crate::rules::manifest::{
     self, MANIFEST_KIND, Manifest, REPOSITORY_KIND, RepositoryRecord, UnknownFormat, VERIFICATION_KIND,
@@ -224,15 +222,15 @@ impl Catalog {
         let lost =
             || CatalogError::RecordLost { store: store.address().into(), key: repository_key().to_string() };
         let (signer, former_signers) = trusted.split_first().ok_or_else(lost)?;
-        let manifest = newest_manifest(store.as_ref(), cluster, &trusted).await?.ok_or_else(lost)?;
+        let origin = newest_origin(store.as_ref(), cluster, &trusted).await?.ok_or_else(lost)?;
         let record = RepositoryRecord {
             format: manifest::FORMAT,
-            repository: manifest.repository,
-            created_at: manifest.taken_at,
+            repository: origin.repository,
+            created_at: origin.at,
             host: "unknown".into(),
             signer: signer.clone(),
             former_signers: former_signers.to_vec(),
-            recipients: manifest.recipients,
+            recipients: origin.recipients,
         };
         Ok(Self { store, cluster: cluster.into(), record, trusted })
     }

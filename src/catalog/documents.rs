@@ -1,10 +1,12 @@
 //! Reads the signed documents of a repository: its record, manifests, verification records.
 
+use chrono::{DateTime, Utc};
 use serde::Deserialize;
 
 use super::{CatalogError, MANIFEST_MAX_BYTES, SMALL_MAX_BYTES};
-use crate::rules::layout::{self, ObjectKey, SnapshotHome};
+use crate::rules::layout::{self, ObjectKey, SnapshotHome, SnapshotId};
 use crate::rules::manifest::{self, MANIFEST_KIND, Manifest};
+use crate::rules::physical::{BASE_KIND, BaseManifest};
 use crate::rules::signature::{self, SignerKey};
 use crate::store::{ObjectInfo, Store, StoreError, read_small};
 
@@ -13,8 +15,49 @@ pub(super) fn repository_key() -> ObjectKey {
     ObjectKey::new(layout::REPOSITORY_RECORD).expect("the name of the record is a key")
 }
 
+/// What a signed document says of the repository that it was written to.
+pub(super) struct Origin {
+    pub(super) repository: String,
+    pub(super) at: DateTime<Utc>,
+    pub(super) recipients: Vec<String>,
+}
+
+/// What the newest snapshot of `cluster` that one of `trusted` signed says, or where there is none the newest
+/// base backup.
+pub(super) async fn newest_origin(
+    store: &dyn Store,
+    cluster: &str,
+    trusted: &[SignerKey],
+) -> Result<Option<Origin>, CatalogError> {
+    if let Some(Manifest { repository, taken_at: at, recipients, .. }) =
+        newest_manifest(store, cluster, trusted).await?
+    {
+        return Ok(Some(Origin { repository, at, recipients }));
+    }
+    let objects = store.list(&layout::bases_prefix(cluster)).await?;
+    let mut ids: Vec<SnapshotId> = objects
+        .iter()
+        .filter_map(|object| layout::base_of_key(&object.key))
+        .filter(|(_, file)| *file == layout::MANIFEST)
+        .map(|(id, _)| id)
+        .collect();
+    ids.sort();
+    let mut first_error = None;
+    for id in ids.into_iter().rev() {
+        let key = layout::base_key(cluster, &id, layout::MANIFEST);
+        let bytes = read_small(store, &key, MANIFEST_MAX_BYTES).await?;
+        match open_document(BASE_KIND, &key, &bytes, trusted) {
+            Ok(BaseManifest { repository, ended_at: at, recipients, .. }) => {
+                return Ok(Some(Origin { repository, at, recipients }));
+            }
+            Err(error) => first_error = first_error.or(Some(error)),
+        }
+    }
+    first_error.map_or(Ok(None), Err)
+}
+
 /// The newest manifest of `cluster` that lies at home and is signed by one of `trusted`.
-pub(super) async fn newest_manifest(
+async fn newest_manifest(
     store: &dyn Store,
     cluster: &str,
     trusted: &[SignerKey],
@@ -62,7 +105,9 @@ pub(super) async fn read_record(store: &dyn Store) -> Result<Vec<u8>, CatalogErr
     match read_small(store, &key, SMALL_MAX_BYTES).await {
         Err(StoreError::Missing { store: address, .. }) => {
             let is_ours = |object: &ObjectInfo| {
-                SnapshotHome::of_key(&object.key).is_some() || layout::chunk_name(&object.key).is_some()
+                SnapshotHome::of_key(&object.key).is_some()
+                    || layout::chunk_name(&object.key).is_some()
+                    || layout::base_of_key(&object.key).is_some()
             };
             Err(if store.list("").await?.iter().any(is_ours) {
                 CatalogError::RecordLost { store: address, key: key.to_string() }

@@ -183,7 +183,7 @@ fn on_signature(error: &SignatureError) -> Advice {
     match error {
         SignatureError::Stranger { .. } => said(
             ExitCode::Problem,
-            "compare the key with the one in your recovery kit; if you trust it, give it to `belay restore` with --trust-signer",
+            "compare the key with the one in your recovery kit; if you trust it, name it with --trust-signer",
         ),
         _ => said(ExitCode::Problem, "somebody or something changed it in the store; do not use it"),
     }

@@ -40,4 +40,11 @@ fn a_bare_machine_recovers_with_the_recovery_kit() {
     assert_eq!(left.count(), 0);
     site.cluster.go_on_with(&data);
     assert_eq!(site.cluster.psql("app", "SELECT string_agg(body, ' ') FROM moments"), "one");
+
+    // The repository has no snapshot: its base backups say which one it is.
+    std::fs::remove_file(site.belay.repository().join("belay.json")).unwrap();
+    let recovered = recover(signer);
+    assert_eq!(recovered.code, 0, "{}", recovered.stderr);
+    let told = format!("{}{}", recovered.stdout, recovered.stderr);
+    assert!(told.contains("belay.json is missing"), "{told}");
 }
