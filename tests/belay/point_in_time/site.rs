@@ -85,9 +85,8 @@ impl Site {
 
     /// Has the server end its segment, and waits until all of its log is handed over.
     pub fn switch(&self) {
-        let file = "SELECT pg_walfile_name(pg_current_wal_insert_lsn())";
-        let last = self.cluster.psql("postgres", file);
-        self.cluster.psql("postgres", "SELECT pg_switch_wal()");
+        // At the beginning of a segment there is nothing to end, and the one before is named.
+        let last = self.cluster.psql("postgres", "SELECT pg_walfile_name(pg_switch_wal())");
         self.wait_until_pushed(&last);
     }
 
