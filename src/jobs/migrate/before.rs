@@ -251,7 +251,7 @@ impl Member<'_> {
         self.facts.snapshot = Some(TakenSnapshot {
             id: taken.manifest.id,
             is_reused: false,
-            is_fenced: run.is_fenced(),
+            is_fenced: run.is_fenced() && !run.means.gate.fences.is_empty(),
             window_start,
             restore_ms: None,
             elsewhere,

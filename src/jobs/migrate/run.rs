@@ -91,7 +91,7 @@ impl<'a> Run<'a> {
         Ok(work(&context).await)
     }
 
-    /// Whether writers are kept out by now.
+    /// Whether writers are meant to be kept out by now; without a fence, nobody was seen a moment ago.
     pub(super) fn is_fenced(&self) -> bool {
         match self.facts.order {
             Some(Order::FenceFirst) => true,

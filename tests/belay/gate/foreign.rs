@@ -145,9 +145,14 @@ fn nobody_can_commit_while_the_snapshot_is_loaded() {
 
 /// A session of somebody else that waits inside of a transaction.
 pub fn open_transaction(site: &Site, sql: &str) -> Child {
+    open_transaction_as(site, "psql", sql)
+}
+
+/// As [`open_transaction`], by an application that calls itself `name`.
+fn open_transaction_as(site: &Site, name: &str, sql: &str) -> Child {
     use std::io::Write as _;
     let mut client = site.cluster.client("psql");
-    client.args(["-Xq", "-d", "app"]).stdin(Stdio::piped());
+    client.args(["-Xq", "-d", "app"]).env("PGAPPNAME", name).stdin(Stdio::piped());
     let mut session = client.spawn().unwrap();
     writeln!(session.stdin.as_mut().unwrap(), "BEGIN; {sql};").unwrap();
     wait_until("a session is idle in a transaction", || {
@@ -174,6 +179,28 @@ fn what_was_begun_before_the_snapshot_and_committed_after_it_is_not_lost() {
     let mut running = site.begin(&[], &failing(&site.pauses));
     // The snapshot is taken by then, and does not hold what is committed now.
     running.wait_at(&site.pauses, "raising");
+    commit(session);
+    site.pauses.go_on();
+    let ran = running.ran();
+    ran.assert_ended(21, "restored");
+    let snapshots = ran.phases().iter().filter(|phase| *phase == "snapshotting").count();
+    assert_eq!(snapshots, 2, "{}", ran.told);
+    assert_two_users(&site);
+    assert_eq!(site.cluster.psql("app", "SELECT count(*) FROM users WHERE name = 'half'"), "0");
+}
+
+/// Somebody whom no look at the sessions has seen: he says that he is one of ours.
+#[test]
+fn where_no_fence_is_up_what_was_committed_during_the_snapshot_is_not_lost() {
+    let site = Site::with_gate("");
+    let programs = Programs::of(&site.cluster);
+    programs.fake("pg_dump", &format!("{}exec \"$real\" \"$@\"", site.pauses.shell("dump")));
+    let site = site.using(&programs);
+    without_fences(&site);
+    let session = open_transaction_as(&site, "belay", TWO_USERS);
+    site.pauses.stop_at("dump");
+    let mut running = site.begin(&[], &failing(&site.pauses));
+    running.wait_at(&site.pauses, "dump");
     commit(session);
     site.pauses.go_on();
     let ran = running.ran();
@@ -228,6 +255,14 @@ fn nothing_is_put_back_by_itself_while_the_application_is_let_in() {
     assert_eq!(site.cluster.psql("app", "SELECT count(*) FROM users WHERE name = 'half'"), "5");
 }
 
+/// Takes the fences out of the settings; returns these.
+fn without_fences(site: &Site) -> String {
+    let settings = std::fs::read_to_string(site.belay.settings()).unwrap();
+    let (without, _) = settings.split_once("[[gate.fence]]").unwrap();
+    site.belay.write_settings(without);
+    without.to_owned()
+}
+
 #[test]
 fn a_run_that_keeps_nobody_out_says_so() {
     let site = Site::with_gate("");
@@ -236,9 +271,7 @@ fn a_run_that_keeps_nobody_out_says_so() {
     let fenced = site.migrate(&shell("exit 1"));
     assert!(!told(&fenced).contains(warning), "{}", told(&fenced));
     assert!(!site.belay.run(["check"]).stdout.contains(warning));
-    let settings = std::fs::read_to_string(site.belay.settings()).unwrap();
-    let (without, _) = settings.split_once("[[gate.fence]]").unwrap();
-    site.belay.write_settings(without);
+    let without = without_fences(&site);
     let ran = site.migrate(&shell("exit 1"));
     ran.assert_ended(20, "failed_unchanged");
     assert!(told(&ran).contains(warning), "{}", told(&ran));
