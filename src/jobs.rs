@@ -94,6 +94,14 @@ pub enum JobError {
         /// The one that is taken where none is asked for, if one leads there.
         instead: Option<SnapshotId>,
     },
+    /// No base backup can be begun with.
+    #[error("{action}: {}", reasons.join("; "))]
+    NoBase {
+        /// What was asked for.
+        action: String,
+        /// Each reason as a sentence.
+        reasons: Vec<String>,
+    },
     /// A table that is asked for is not in the snapshot.
     #[error(transparent)]
     NoTable(#[from] TableNotFound),

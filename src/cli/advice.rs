@@ -195,6 +195,7 @@ fn on_job(error: &JobError) -> Advice {
         JobError::Object { key, .. } => physical::on_object(key),
         JobError::DamagedBase { instead, .. } => physical::on_damaged(instead.as_ref()),
         JobError::NotFromBase { instead, .. } => physical::on_choice(instead.as_ref()),
+        JobError::NoBase { .. } => said(ExitCode::Refused, physical::NO_BASE),
         JobError::Disk { source, .. } => on_disk(source.kind()),
         JobError::Refused { .. } => Some((ExitCode::Refused, None)),
         JobError::NoTable(TableNotFound::Missing { .. }) => said(

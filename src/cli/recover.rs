@@ -15,7 +15,7 @@ use super::privileges::Inputs;
 use super::progress::shown;
 use super::report::{Failure, Report, duration_text};
 use super::standalone::{Standalone, StandaloneArgs};
-use super::{Global, audit, opener_of, wal};
+use super::{Global, audit, opener_of, selector, wal};
 use crate::catalog::Catalog;
 use crate::jobs::recover::{self, Choice, Means, Recovered, Stock};
 use crate::jobs::{JobError, Progress};
@@ -48,7 +48,7 @@ pub struct RecoverArgs {
     pub timeline: Option<u32>,
     /// Begin with this base backup; the newest before the moment whose verification has not failed, unless
     /// told otherwise
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = selector::base)]
     pub base: Option<SnapshotId>,
     /// Say what would be read, how long it would take and what room it needs, and do nothing
     #[arg(long)]

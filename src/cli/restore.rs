@@ -52,7 +52,7 @@ pub struct RestoreArgs {
     pub timeline: Option<u32>,
     /// With --at: begin with this base backup; the newest before the moment whose verification has not failed,
     /// unless told otherwise
-    #[arg(long, value_name = "ID", requires = "at")]
+    #[arg(long, value_name = "ID", value_parser = selector::base, requires = "at")]
     pub base: Option<SnapshotId>,
     /// Restore into a new database of this name; with --table, into this existing one
     #[arg(long, value_name = "NAME", required_unless_present_any = ["swap", "tables"], conflicts_with = "swap", value_parser = database_name)]

@@ -1,7 +1,17 @@
-//! How an operator names a snapshot: an id, `latest`, `latest-verified`, `before:REV`.
+//! How an operator names a base backup, and a snapshot: an id, `latest`, `latest-verified`, `before:REV`.
 
 use crate::catalog::Selector;
+use crate::rules::layout::SnapshotId;
 use crate::rules::manifest::Depth;
+
+/// Reads the id of a base backup; a clap value parser.
+///
+/// # Errors
+/// What is accepted instead.
+pub fn base(text: &str) -> Result<SnapshotId, String> {
+    let expected = "expected a base backup's id (such as 20261123T140312Z-k7q2mx), which `belay list` shows";
+    text.parse().map_err(|_| expected.into())
+}
 
 /// Reads the text of a selector; a clap value parser.
 ///

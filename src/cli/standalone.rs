@@ -13,7 +13,7 @@ use super::report::{ExitCode, Failure};
 use super::repository::open_store;
 use crate::catalog::{Catalog, CatalogError};
 use crate::ledger::Ledger;
-use crate::rules::layout::{MANIFEST, ObjectKey, SnapshotHome, base_of_key};
+use crate::rules::layout::{self, ObjectKey, SnapshotHome};
 use crate::rules::signature::SignerKey;
 use crate::settings::{self, Environment, RepositorySettings, RepositoryUrl};
 use crate::store::Store;
@@ -76,7 +76,10 @@ impl Standalone {
         let repository = repository.map_err(Failure::of("read the environment"))?;
         let store = open_store(&repository, None).await?;
         let cluster = match &args.cluster {
-            Some(cluster) => cluster.clone(),
+            Some(cluster) => {
+                check_there(store.as_ref(), cluster).await?;
+                cluster.clone()
+            }
             None => only_cluster(store.as_ref()).await?,
         };
         let opened = Catalog::open(store.clone(), &cluster, args.trust_signer.clone()).await;
@@ -106,35 +109,52 @@ impl Standalone {
     }
 }
 
+const FIND: &str = "find the cluster";
+
+/// Refuses a cluster of which nothing is stored.
+async fn check_there(store: &dyn Store, cluster: &str) -> Result<(), Failure> {
+    // There are far fewer objects of base backups than of snapshots.
+    for prefix in [layout::bases_prefix(cluster), layout::snapshots_prefix(cluster)] {
+        if !store.list(&prefix).await.map_err(Failure::of(FIND))?.is_empty() {
+            return Ok(());
+        }
+    }
+    let there: Vec<String> = clusters(store).await?.into_iter().collect();
+    let text = format!("the repository holds nothing of cluster {cluster}; it holds {}", there.join(", "));
+    Err(Failure::new(FIND, ExitCode::NotFound, text).with_hint("name another one with --cluster"))
+}
+
 async fn only_cluster(store: &dyn Store) -> Result<String, Failure> {
-    const ACTION: &str = "find the cluster";
-    let objects = store.list("").await.map_err(Failure::of(ACTION))?;
+    let names: Vec<String> = clusters(store).await?.into_iter().collect();
+    match names.as_slice() {
+        [only] => Ok(only.clone()),
+        several => {
+            let text = format!("the repository holds several: {}", several.join(", "));
+            Err(Failure::new(FIND, ExitCode::Usage, text).with_hint("name one of them with --cluster"))
+        }
+    }
+}
+
+/// The clusters of which something is stored; there is one at least.
+async fn clusters(store: &dyn Store) -> Result<BTreeSet<String>, Failure> {
+    let objects = store.list("").await.map_err(Failure::of(FIND))?;
     let of_manifest = |key: &ObjectKey| {
         let of_snapshot = SnapshotHome::of_key(key).map(|(home, file)| (home.cluster, file));
         let of_base = || {
             let (cluster, _) = key.as_str().split_once('/')?;
-            base_of_key(key).map(|(_, file)| (cluster.to_owned(), file))
+            layout::base_of_key(key).map(|(_, file)| (cluster.to_owned(), file))
         };
         let (cluster, file) = of_snapshot.or_else(of_base)?;
-        (file == MANIFEST).then_some(cluster)
+        (file == layout::MANIFEST).then_some(cluster)
     };
     let clusters: BTreeSet<String> = objects
         .iter()
         .filter_map(|object| of_manifest(&object.key))
         .filter(|name| settings::cluster_name(name).is_ok())
         .collect();
-    let mut names = clusters.iter();
-    match (names.next(), names.next()) {
-        (Some(only), None) => Ok(only.clone()),
-        (None, _) => Err(Failure::new(
-            ACTION,
-            ExitCode::NotFound,
-            "the repository holds neither a snapshot nor a base backup",
-        )),
-        (Some(_), Some(_)) => {
-            let names: Vec<_> = clusters.into_iter().collect();
-            let text = format!("the repository holds several: {}", names.join(", "));
-            Err(Failure::new(ACTION, ExitCode::Usage, text).with_hint("name one of them with --cluster"))
-        }
+    if clusters.is_empty() {
+        let text = "the repository holds neither a snapshot nor a base backup";
+        return Err(Failure::new(FIND, ExitCode::NotFound, text));
     }
+    Ok(clusters)
 }

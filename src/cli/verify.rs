@@ -45,7 +45,7 @@ pub struct VerifyArgs {
     #[arg(long, conflicts_with_all = ["snapshot", "database"])]
     pub physical: bool,
     /// Only this base backup, and the log behind it
-    #[arg(long, value_name = "ID", requires = "physical")]
+    #[arg(long, value_name = "ID", value_parser = selector::base, requires = "physical")]
     pub base: Option<SnapshotId>,
     /// The moment to recover (a time with its zone), rather than one that is drawn
     #[arg(long, value_name = "TIME", requires = "physical", value_parser = time)]

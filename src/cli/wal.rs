@@ -122,7 +122,7 @@ pub async fn receive(
                 note_trouble(state, Way::Received, text);
             }
         },
-        unbroken_since: shipped(state).map(|shipped| shipped.unbroken_since),
+        noted: shipped(state),
     };
     let note = |shipped: Option<Shipped>| {
         if let Err(error) = noted::note(state, shipped) {

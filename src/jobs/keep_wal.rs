@@ -121,7 +121,7 @@ impl Keeper<'_> {
     ) -> Result<(manifest::ObjectRecord, Ends), JobError> {
         let key = name.sealed_key(self.catalog.cluster());
         let from = plain.open().map_err(plain.unreadable())?;
-        let also = Noted(Ends::default());
+        let also = Noted::default();
         let (object, Noted(ends)) =
             seal_into_store(&self.sealer.fast(1), self.catalog.store(), &key, from, also, plain.unreadable())
                 .await?;
@@ -198,7 +198,8 @@ fn digest(plain: &Plain) -> io::Result<Digest256> {
 }
 
 /// Reads what passes.
-struct Noted(Ends);
+#[derive(Default)]
+pub(super) struct Noted(pub(super) Ends);
 
 impl Write for Noted {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {

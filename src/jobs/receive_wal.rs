@@ -13,9 +13,11 @@
 //! The server comes before its backup: when it has to keep too much, the slot goes (`fuse`). Then log is
 //! missing, which everybody can see from what is stored, and a new base backup is due.
 
+mod alone;
 mod fuse;
 pub mod noted;
 mod shipping;
+mod spool;
 pub mod waiting;
 mod watch;
 
@@ -30,6 +32,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::shipping::Shipping;
+use self::spool::Origin;
 use self::watch::Watch;
 use super::JobError;
 use crate::catalog::Catalog;
@@ -45,6 +48,8 @@ use crate::settings::Connection;
 
 /// How often the spool is looked at.
 const LOOK_PAUSE: Duration = Duration::from_millis(500);
+
+const NOT_ALL: &str = "not all that was received is stored";
 
 /// What the log is received with.
 pub struct Means<'a> {
@@ -74,8 +79,8 @@ pub struct Means<'a> {
     pub keep_bytes: u64,
     /// Hears how long the store has been waited for, again and again while it is.
     pub on_wait: &'a (dyn Fn(Duration) + Sync),
-    /// [`Shipped::unbroken_since`], as it was noted last.
-    pub unbroken_since: Option<DateTime<Utc>>,
+    /// How far the log is stored, as it was noted last.
+    pub noted: Option<Shipped>,
 }
 
 /// How far the log is stored.
@@ -108,20 +113,34 @@ pub async fn receive(
     on_shipped: impl Fn(Option<Shipped>),
 ) -> Result<(), JobError> {
     means.catalog.check_writer(means.signing)?;
-    let mut session = session::connect(&to.with_database(session::MAINTENANCE_DATABASE)).await?;
+    let mut session = match session::connect(&to.with_database(session::MAINTENANCE_DATABASE)).await {
+        Ok(session) => session,
+        Err(error) => {
+            match alone::ship(means, clock).await {
+                Ok(shipped) => shipped.into_iter().for_each(|shipped| on_shipped(Some(shipped))),
+                Err(error) => tracing::warn!(error = in_a_sentence(&error), "{NOT_ALL}"),
+            }
+            return Err(error.into());
+        }
+    };
     let facts = identified(&mut session).await?;
+    let origin = Origin {
+        system_identifier: facts.system_identifier.clone(),
+        segment_bytes: facts.segment_bytes,
+        timeline: facts.timeline,
+    };
     let tools = Tools::find(means.bin_directory, means.path, facts.version_num / 10_000).await?;
     // Of this run alone: a receiver of another may have written into another spool.
     let name = format!("belay_wal_{}", layout::tail(rand::random()));
     let mut watch = Watch { session, means, facts: &facts, name: &name, receiver: None };
     // Before the store is asked for anything: it may be away, and the server full.
     watch.look().await?;
-    let mut shipping = watch.over(Shipping::open(means, &facts, clock)).await?;
+    let mut shipping = watch.over(Shipping::open(means, &origin, clock)).await?;
     let (begin, is_broken) = begin(&mut watch.session, means, &on_shipped).await?;
     let mark = watch.look().await?;
     watch.over(shipping.settle_other_timelines()).await?;
     shipping.begin_at(Segment::at(facts.timeline, begin, facts.segment_bytes))?;
-    let unbroken_since = means.unbroken_since.filter(|_| !is_broken).unwrap_or(mark.at);
+    let unbroken_since = means.noted.filter(|_| !is_broken).map_or(mark.at, |noted| noted.unbroken_since);
     let on_shipped = |shipped: Shipped| on_shipped(Some(Shipped { unbroken_since, ..shipped }));
     let start = || {
         let command = replication::receive_wal(&tools, to, means.spool, &name);
@@ -132,7 +151,7 @@ pub async fn receive(
         // What came before the server was gone must not wait until it is back: it may never be.
         drop(watch.receiver.take());
         if let Err(error) = shipping.ship_all().await {
-            tracing::warn!(error = in_a_sentence(&error), "not all that was received is stored");
+            tracing::warn!(error = in_a_sentence(&error), "{NOT_ALL}");
         }
         shipping.shipped().into_iter().for_each(&on_shipped);
     }

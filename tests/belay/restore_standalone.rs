@@ -132,6 +132,10 @@ fn of_several_clusters_one_must_be_named() {
     let stage = [&trusting[..], &["--cluster", "stage"]].concat();
     let (code, text) = ended(&mut standalone(&cluster, &belay, &stage));
     assert_eq!(code, 4, "a manifest copied to another cluster is not believed: {text}");
+    let (code, text) =
+        ended(&mut standalone(&cluster, &belay, &[&trusting[..], &["--cluster", "pord"]].concat()));
+    assert_eq!(code, 3, "{text}");
+    assert!(text.contains("nothing of cluster pord; it holds prod, stage"), "{text}");
     let prod = [&trusting[..], &["--cluster", "prod"]].concat();
     assert_eq!(ended(&mut standalone(&cluster, &belay, &prod)).0, 0);
 }

@@ -5,6 +5,8 @@ use crate::cli::report::ExitCode;
 use crate::rules::layout::{self, ObjectKey, SnapshotId};
 
 const ALL: &str = "`belay verify --physical` names everything that is damaged";
+pub(super) const NO_BASE: &str =
+    "on the database host, `belay base-backup` takes one, and `belay status` says how far its log is stored";
 
 /// On an object, by its key; `None` for one of a snapshot.
 pub(super) fn on_object(key: &str) -> Advice {

@@ -16,6 +16,9 @@ use crate::rules::wal::Lsn;
 /// A recovering server removes log that it is done with from this size on (`max_wal_size`).
 const LOG_KEPT_BYTES: u64 = 4 << 30;
 
+const NOT_KNOWN: &str =
+    "whether there is such a restore point is not known: the log is looked through for it first";
+
 /// What a recovery would do.
 #[derive(Debug, Serialize)]
 pub struct RecoveryPlan {
@@ -46,6 +49,8 @@ pub struct RecoveryPlan {
     /// How long it would take: the time of the last recovery that was measured, for as many bytes. An
     /// estimate; `None` when none was measured.
     pub estimate_ms: Option<u64>,
+    /// What is not known yet, one sentence each.
+    pub notes: Vec<String>,
     /// What speaks against it, one sentence each.
     pub refusals: Vec<String>,
 }
@@ -64,9 +69,15 @@ impl RecoveryPlan {
     ) -> Result<Self, Failure> {
         let records = catalog.base_verifications().await;
         let records = records.map_err(Failure::of("read what is proven of the base backups"))?;
-        let until_lsn = match plan.stop_at {
-            Some(Target::Lsn(lsn)) => lsn,
-            _ => plan.window.end,
+        let (until_lsn, is_known) = match &plan.stop_at {
+            Some(Target::Lsn(lsn)) => (*lsn, true),
+            Some(Target::Name(name)) => {
+                let points =
+                    catalog.restore_points().await.map_err(Failure::of("read the restore points"))?;
+                let point = points.iter().find(|point| point.name == *name);
+                (point.map_or(plan.window.end, |point| point.lsn), point.is_some())
+            }
+            Some(Target::Time(_) | Target::Latest) | None => (plan.window.end, true),
         };
         let log_bytes = until_lsn.0.saturating_sub(base.start_lsn.0);
         let measured = drill::standing(&records).measured;
@@ -89,6 +100,7 @@ impl RecoveryPlan {
             needed_bytes,
             free_bytes,
             estimate_ms: measured.map(|(_, drill)| drill.estimate_ms(base.plain_bytes, log_bytes)),
+            notes: (!is_known).then(|| NOT_KNOWN.to_owned()).into_iter().collect(),
             refusals: has_no_room.then(refusal).into_iter().collect(),
         })
     }
@@ -121,6 +133,7 @@ impl RecoveryPlan {
             }
             None => "  no estimate: no recovery was measured yet (belay verify --physical)\n".into(),
         });
+        text.extend(self.notes.iter().map(|note| format!("  note: {note}\n")));
         text.extend(self.refusals.iter().map(|refusal| format!("  refused: {refusal}\n")));
         let report = Report::new("recovery-plan", text, self);
         if self.refusals.is_empty() { report } else { report.ending(ExitCode::Refused) }

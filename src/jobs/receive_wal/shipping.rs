@@ -1,32 +1,24 @@
 //! Moves what lies in the spool into the store.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
 
+use super::spool::{self, Origin, PAGE_BYTES, Spooled, remove};
 use super::{Means, Shipped};
 use crate::jobs::keep_wal::{Keeper, Plain, Until};
 use crate::jobs::{JobError, blocking, disk};
-use crate::postgres::replication::{ClusterFacts, Mark};
+use crate::postgres::replication::Mark;
 use crate::rules::physical::{PieceName, Segment};
 use crate::rules::wal::Lsn;
-use crate::rules::wal::page::LONG_HEADER_BYTES;
-use crate::rules::wal::segment::Header;
-
-const PARTIAL_SUFFIX: &str = ".partial";
-/// A page of the log; what is written of one may still be written over.
-const PAGE_BYTES: u64 = 8 << 10;
-/// So much of a file is read at a time to see where the log in it ends.
-const SLICE_BYTES: u64 = 1 << 20;
 
 /// The spool, and how far it is stored.
 pub(super) struct Shipping<'a> {
     means: &'a Means<'a>,
-    facts: &'a ClusterFacts,
+    origin: &'a Origin,
     keeper: Keeper<'a>,
     /// Parts of segments that are not stored whole yet.
     parts: BTreeSet<PieceName>,
@@ -36,22 +28,6 @@ pub(super) struct Shipping<'a> {
     marks: VecDeque<Mark>,
 }
 
-/// A file of the spool.
-enum Spooled {
-    Whole(Segment),
-    Open(Segment),
-    History(u32),
-}
-
-impl Spooled {
-    fn segment(&self) -> Option<&Segment> {
-        match self {
-            Self::Whole(segment) | Self::Open(segment) => Some(segment),
-            Self::History(_) => None,
-        }
-    }
-}
-
 impl<'a> Shipping<'a> {
     /// Looks at what is stored.
     ///
@@ -59,7 +35,7 @@ impl<'a> Shipping<'a> {
     /// [`JobError::OtherCluster`], before anything is changed; what store and disk say.
     pub(super) async fn open(
         means: &'a Means<'a>,
-        facts: &'a ClusterFacts,
+        origin: &'a Origin,
         clock: fn() -> DateTime<Utc>,
     ) -> Result<Self, JobError> {
         let keeper = Keeper {
@@ -67,7 +43,7 @@ impl<'a> Shipping<'a> {
             sealer: means.sealer,
             signing: means.signing,
             state: means.state,
-            system_identifier: &facts.system_identifier,
+            system_identifier: &origin.system_identifier,
             clock,
         };
         let pieces = means.catalog.pieces().await?;
@@ -75,14 +51,20 @@ impl<'a> Shipping<'a> {
         let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(means.spool);
         made.map_err(|source| disk("make", means.spool, source))?;
         let parts = pieces.into_iter().filter(|piece| matches!(piece, PieceName::Part { .. })).collect();
-        Ok(Self { means, facts, keeper, parts, until: None, complete_until: None, marks: VecDeque::new() })
+        Ok(Self { means, origin, keeper, parts, until: None, complete_until: None, marks: VecDeque::new() })
+    }
+
+    /// Takes over how far the log was stored before.
+    pub(super) fn go_on_from(&mut self, shipped: Shipped) {
+        self.until = Some((shipped.timeline, shipped.until));
+        self.complete_until = Some(shipped.complete_until);
     }
 
     /// Stores what the spool has of other timelines than the server writes, and removes it: the receiver
     /// would go on from there.
     pub(super) async fn settle_other_timelines(&mut self) -> Result<(), JobError> {
         let is_other = |spooled: &Spooled| {
-            spooled.segment().is_some_and(|segment| segment.timeline != self.facts.timeline)
+            spooled.segment().is_some_and(|segment| segment.timeline != self.origin.timeline)
         };
         let others: Vec<Spooled> = self.spooled()?.into_iter().filter(is_other).collect();
         for spooled in others {
@@ -124,7 +106,9 @@ impl<'a> Shipping<'a> {
     pub(super) fn lead_receiver(&self) -> Result<(), JobError> {
         let is_led = self.spooled()?.iter().any(|spooled| spooled.segment().is_some());
         match self.until.filter(|_| !is_led) {
-            Some((timeline, until)) => self.make_open(Segment::at(timeline, until, self.facts.segment_bytes)),
+            Some((timeline, until)) => {
+                self.make_open(Segment::at(timeline, until, self.origin.segment_bytes))
+            }
             None => Ok(()),
         }
     }
@@ -182,7 +166,8 @@ impl<'a> Shipping<'a> {
             self.check_whole(segment, &path, bytes)?;
         }
         let end = spooled.segment().map(|segment| (segment.timeline, segment.end()));
-        let until = Until::Told(end.and_then(|(timeline, end)| self.complete(timeline, end)));
+        let told = end.and_then(|(timeline, end)| self.complete(timeline, end));
+        let until = told.map_or(Until::Within, |told| Until::Told(Some(told)));
         self.keeper.store(name, Plain { path: path.clone(), from: 0, bytes }, until).await?;
         if let Some((timeline, end)) = end {
             self.reached(timeline, end);
@@ -209,15 +194,13 @@ impl<'a> Shipping<'a> {
 
     /// Why a file of the spool is not of the cluster, if that is so.
     fn foreign(&self, segment: &Segment, path: &Path) -> Result<Option<String>, JobError> {
-        let mut head = [0; LONG_HEADER_BYTES];
-        let read = File::open(path).and_then(|file| file.read_exact_at(&mut head, 0));
-        read.map_err(|source| disk("read", path, source))?;
-        let Some(header) = Header::of(&head) else {
+        let read = spool::header_of(path).map_err(|source| disk("read", path, source))?;
+        let Some(header) = read else {
             return Ok(Some("it does not begin as a segment does".into()));
         };
         let found = header.system_identifier.to_string();
-        Ok(if found != self.facts.system_identifier {
-            Some(format!("it is of cluster {found}, the server is {}", self.facts.system_identifier))
+        Ok(if found != self.origin.system_identifier {
+            Some(format!("it is of cluster {found}, the server is {}", self.origin.system_identifier))
         } else if header.start != segment.start() {
             Some(format!("it begins at {}, and the segment of its name at {}", header.start, segment.start()))
         } else {
@@ -246,7 +229,7 @@ impl<'a> Shipping<'a> {
         let from = stored - stored % PAGE_BYTES;
         let read = path.clone();
         let written =
-            blocking(move || written_until(&read, from).map_err(|source| disk("read", &read, source)))
+            blocking(move || spool::written_until(&read, from).map_err(|source| disk("read", &read, source)))
                 .await?;
         // Zeros at the end of the log belong to it, where they are known to have been received.
         let to = written.max(self.received_of(segment));
@@ -259,7 +242,11 @@ impl<'a> Shipping<'a> {
             let offset = |at: u64| u32::try_from(at).unwrap_or(u32::MAX);
             let name = PieceName::Part { segment: segment.to_string(), from: offset(from), to: offset(to) };
             let end = Lsn(segment.start().0 + to);
-            let until = Until::Told(self.complete(segment.timeline, end));
+            let complete_until = match self.complete(segment.timeline, end) {
+                None => spool::ended_before(path.clone(), to).await?,
+                told => told,
+            };
+            let until = Until::Told(complete_until);
             self.keeper.store(name.clone(), Plain { path, from, bytes: to - from }, until).await?;
             self.parts.insert(name);
             self.reached(segment.timeline, end);
@@ -289,7 +276,7 @@ impl<'a> Shipping<'a> {
             self.until = Some((timeline, end));
         }
         self.complete_until = self.complete_until.max(self.complete(timeline, end));
-        while timeline == self.facts.timeline && self.marks.get(1).is_some_and(|next| next.flushed <= end) {
+        while timeline == self.origin.timeline && self.marks.get(1).is_some_and(|next| next.flushed <= end) {
             self.marks.pop_front();
         }
     }
@@ -297,7 +284,7 @@ impl<'a> Shipping<'a> {
     /// Until when everything that was committed lies before `end`; of timelines that the server does not
     /// write it says nothing.
     fn complete(&self, timeline: u32, end: Lsn) -> Option<DateTime<Utc>> {
-        let marks = self.marks.iter().filter(|_| timeline == self.facts.timeline);
+        let marks = self.marks.iter().filter(|_| timeline == self.origin.timeline);
         marks.rev().find(|mark| mark.flushed <= end).map(|mark| mark.at)
     }
 
@@ -326,69 +313,10 @@ impl<'a> Shipping<'a> {
 
     /// What the spool has, in the order of the log.
     fn spooled(&self) -> Result<Vec<Spooled>, JobError> {
-        spooled(self.means.spool, self.facts.segment_bytes)
+        spool::spooled(self.means.spool, self.origin.segment_bytes)
     }
 
     fn path_of(&self, spooled: &Spooled) -> PathBuf {
-        self.means.spool.join(match spooled {
-            Spooled::Whole(segment) => segment.to_string(),
-            Spooled::Open(segment) => format!("{segment}{PARTIAL_SUFFIX}"),
-            Spooled::History(timeline) => PieceName::History(*timeline).to_string(),
-        })
-    }
-}
-
-fn spooled(spool: &Path, segment_bytes: u64) -> Result<Vec<Spooled>, JobError> {
-    let failed = |source| disk("list", spool, source);
-    let mut names = Vec::new();
-    for entry in std::fs::read_dir(spool).map_err(failed)? {
-        names.push(entry.map_err(failed)?.file_name().to_string_lossy().into_owned());
-    }
-    names.sort();
-    Ok(names.iter().filter_map(|name| sort(name, segment_bytes)).collect())
-}
-
-fn sort(name: &str, segment_bytes: u64) -> Option<Spooled> {
-    if let Some(open) = name.strip_suffix(PARTIAL_SUFFIX) {
-        return Segment::of_name(open, segment_bytes).map(Spooled::Open);
-    }
-    if let Ok(PieceName::History(timeline)) = name.parse() {
-        return Some(Spooled::History(timeline));
-    }
-    Segment::of_name(name, segment_bytes).map(Spooled::Whole)
-}
-
-/// Bytes of whole segments that wait in the spool.
-///
-/// # Errors
-/// What the disk says.
-pub(super) fn waiting_bytes(spool: &Path, segment_bytes: u64) -> Result<u64, JobError> {
-    let spooled = spooled(spool, segment_bytes)?;
-    let whole = spooled.iter().filter(|spooled| matches!(spooled, Spooled::Whole(_))).count();
-    Ok(whole as u64 * segment_bytes)
-}
-
-/// How far an open segment is written, from `from` on: the file has its full size from the beginning, and
-/// nothing but zeros behind the log.
-fn written_until(path: &Path, from: u64) -> io::Result<u64> {
-    let file = File::open(path)?;
-    let mut end = file.metadata()?.len();
-    let mut slice = Vec::new();
-    while end > from {
-        let begin = end.saturating_sub(SLICE_BYTES).max(from);
-        slice.resize(usize::try_from(end - begin).map_err(io::Error::other)?, 0);
-        file.read_exact_at(&mut slice, begin)?;
-        if let Some(last) = slice.iter().rposition(|byte| *byte != 0) {
-            return Ok(begin + last as u64 + 1);
-        }
-        end = begin;
-    }
-    Ok(from)
-}
-
-fn remove(path: &Path) -> Result<(), JobError> {
-    match std::fs::remove_file(path) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(disk("remove", path, source)),
-        _ => Ok(()),
+        spooled.path_in(self.means.spool)
     }
 }

@@ -5,7 +5,7 @@ use std::pin::pin;
 use sqlx::postgres::PgConnection;
 use tokio::time::Instant;
 
-use super::{LOOK_PAUSE, Means, fuse, shipping};
+use super::{LOOK_PAUSE, Means, fuse, spool};
 use crate::jobs::JobError;
 use crate::postgres::replication::{self, ClusterFacts, Mark};
 use crate::postgres::tools::RunningTool;
@@ -62,7 +62,7 @@ impl Watch<'_> {
     }
 
     fn has_room(&self) -> Result<bool, JobError> {
-        let waiting_bytes = shipping::waiting_bytes(self.means.spool, self.facts.segment_bytes)?;
+        let waiting_bytes = spool::waiting_bytes(self.means.spool, self.facts.segment_bytes)?;
         Ok(waiting_bytes < self.means.spool_bytes)
     }
 

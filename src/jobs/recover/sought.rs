@@ -110,6 +110,7 @@ fn told(found: Vec<(String, Lsn)>) -> String {
         places.iter().rev().take(POINTS_TOLD).map(|(lsn, name)| format!("{name} at {lsn}")).collect();
     match newest.as_slice() {
         [] => "it has none at all".to_owned(),
+        [only] => format!("the only one that it has is {only}"),
         newest => format!("the newest that it has are {}", newest.join(", ")),
     }
 }

@@ -198,8 +198,8 @@ impl Stock {
     /// Decides how `wanted` is recovered.
     ///
     /// # Errors
-    /// [`JobError::Refused`] with the nearest moments that can be reached, [`JobError::NotFromBase`];
-    /// [`CatalogError::NotFound`] when there is no base backup of the name.
+    /// [`JobError::Refused`] with the nearest moments that can be reached, [`JobError::NotFromBase`],
+    /// [`JobError::NoBase`]; [`CatalogError::NotFound`] when there is no base backup of the name.
     pub async fn plan(
         &self,
         catalog: &Catalog,
@@ -210,19 +210,26 @@ impl Stock {
         // Another timeline has something else at its place.
         let timeline = choice.timeline.or(point.map(|(timeline, _)| timeline));
         self.check_there(wanted, &choice)?;
+        let action = || format!("recover {wanted}");
+        if self.bases.is_empty() {
+            let none = format!("no base backup of cluster {} is stored", catalog.cluster());
+            let not_believed =
+                self.rejected.iter().map(|(id, why)| format!("base backup {id} is not believed: {why}"));
+            let reasons = std::iter::once(none).chain(not_believed).collect();
+            return Err(JobError::NoBase { action: action(), reasons });
+        }
         let bases = self.bases(&proven(catalog).await);
         let on = timeline.or_else(|| self.log.newest_timeline()).unwrap_or(1);
         let mut windows = recovery::windows(&bases, &self.log, on);
         for window in &mut windows {
             window.resumes = self.lost_until(window);
         }
-        let refused = |reason: String| {
+        let reasons = |first: String| {
             let broken = windows.iter().filter_map(|window| {
                 let (id, missing) = (window.base.id.clone(), window.missing.clone()?);
                 Some(Broken { id, missing }.to_string())
             });
-            let reasons = std::iter::once(reason).chain(broken).collect();
-            JobError::Refused { action: format!("recover {wanted}"), reasons }
+            std::iter::once(first).chain(broken).collect()
         };
         let named_at = point.map(|(_, lsn)| lsn);
         let from = choice.base.map_or(BaseChoice::Any, BaseChoice::Only);
@@ -236,14 +243,19 @@ impl Stock {
                 let why = format!("{unreachable}{elsewhere}");
                 return Err(match unreachable {
                     Unreachable::NotFrom { instead, .. } => {
-                        JobError::NotFromBase { action: format!("recover {wanted}"), why, instead }
+                        JobError::NotFromBase { action: action(), why, instead }
                     }
-                    _ => refused(why),
+                    Unreachable::NoBase { .. } => {
+                        JobError::NoBase { action: action(), reasons: reasons(why) }
+                    }
+                    _ => JobError::Refused { action: action(), reasons: reasons(why) },
                 });
             }
         };
         let base = self.base(&plan.window).cloned();
-        let base = base.ok_or_else(|| refused("its base backup is gone".into()))?;
+        let gone =
+            || JobError::Refused { action: action(), reasons: reasons("its base backup is gone".into()) };
+        let base = base.ok_or_else(gone)?;
         Ok((plan, base))
     }
 

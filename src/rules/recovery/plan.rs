@@ -33,10 +33,12 @@ impl Plan {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unreachable {
     /// There is no base backup that its log makes consistent.
-    #[error("there is no base backup on timeline {timeline} with the log that makes it consistent")]
+    #[error("there is no base backup on timeline {timeline} with the log that makes it consistent: {why}")]
     NoBase {
         /// The timeline.
         timeline: u32,
+        /// What the newest one lacks, in words.
+        why: String,
     },
     /// Every base backup is later.
     #[error("it lies before the end of the first base backup; the earliest moment is {earliest}")]
@@ -45,7 +47,9 @@ pub enum Unreachable {
         earliest: String,
     },
     /// The log ends before.
-    #[error("it lies after the end of what is stored; the latest moment is {latest}")]
+    #[error(
+        "it lies after the end of what is stored; the latest moment is {latest} (--at latest takes all that is stored)"
+    )]
     TooLate {
         /// The last moment that can be reached, as a time or a place.
         latest: String,
@@ -130,7 +134,7 @@ impl<C: Fn(&Window) -> Option<DateTime<Utc>>> Reach<'_, C> {
     fn plan(&self, target: &Target, named_at: Option<Lsn>) -> Result<Plan, Unreachable> {
         let usable: Vec<&Window> = self.windows.iter().filter(|window| window.is_usable()).collect();
         let (Some(first), Some(last)) = (usable.first(), usable.last()) else {
-            return Err(Unreachable::NoBase { timeline: self.timeline });
+            return Err(self.no_base());
         };
         match (target, named_at) {
             // What is behind the gap is later, and who asks for the latest means that.
@@ -195,27 +199,41 @@ impl<C: Fn(&Window) -> Option<DateTime<Utc>>> Reach<'_, C> {
         (self.complete_until)(window).unwrap_or(window.base.ended_at)
     }
 
+    fn no_base(&self) -> Unreachable {
+        let lacks = |window: &Window| {
+            Some(format!("{} is the newest one, and {}", window.base.id, why_of_no_use(window)?))
+        };
+        let why = self.windows.last().and_then(lacks);
+        let why = why.unwrap_or_else(|| "no base backup leads there".into());
+        Unreachable::NoBase { timeline: self.timeline, why }
+    }
+
     /// What the one window that is looked at reaches.
     fn in_words(&self) -> String {
-        match self.windows.first() {
-            None => format!("timeline {} does not go on from it", self.timeline),
-            Some(Window { missing: Some(missing), .. }) => {
-                format!("{missing}, which it builds on, is missing or not believed")
-            }
-            Some(window) if !window.is_usable() => {
-                format!(
-                    "its log is stored to {}, and it is of no use before {}",
-                    window.end, window.base.stop
-                )
-            }
-            Some(window) => format!(
+        let Some(window) = self.windows.first() else {
+            return format!("timeline {} does not go on from it", self.timeline);
+        };
+        why_of_no_use(window).unwrap_or_else(|| {
+            format!(
                 "it reaches {} to {} ({} to {})",
                 in_full(window.base.ended_at),
                 in_full(self.latest(window)),
                 window.base.stop,
                 window.end
-            ),
-        }
+            )
+        })
+    }
+}
+
+/// Why the base backup of a window cannot be made consistent, in words about it; `None` when it can.
+fn why_of_no_use(window: &Window) -> Option<String> {
+    match &window.missing {
+        Some(missing) => Some(format!("{missing}, which it builds on, is missing or not believed")),
+        None if window.is_usable() => None,
+        None => Some(format!(
+            "its log is stored to {}, and it is of no use before {}",
+            window.end, window.base.stop
+        )),
     }
 }
 

@@ -132,7 +132,8 @@ fn what_cannot_be_reached_is_refused_with_the_nearest() {
 fn a_base_backup_without_the_log_up_to_its_end_is_no_use() {
     let log = log(&[part(1, 3, 0, 100)]);
     let refused = planned(&Target::Latest, &[base(1, 3)], &log).unwrap_err();
-    assert_eq!(refused, Unreachable::NoBase { timeline: 1 });
+    let Unreachable::NoBase { timeline: 1, why } = refused else { panic!("{refused}") };
+    assert!(why.contains("its log is stored to 0/3000064, and it is of no use before 0/3000154"), "{why}");
 }
 
 #[test]

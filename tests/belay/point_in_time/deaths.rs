@@ -1,7 +1,16 @@
+use std::path::Path;
 use std::time::Duration;
 
-use super::site::{Site, a_site};
+use chrono::TimeDelta;
+use nix::sys::signal::Signal;
+
+use super::site::{Site, a_site, text_of};
+use crate::death::wait_until;
 use crate::world::Client;
+
+fn file_has(path: &Path, bytes: &[u8]) -> bool {
+    std::fs::read(path).unwrap_or_default().windows(bytes.len()).any(|window| window == bytes)
+}
 
 /// Writes for some seconds, and has something happen again and again meanwhile.
 fn while_writing(site: &Site, seconds: u32, mut happen: impl FnMut(u32)) {
@@ -68,6 +77,50 @@ fn what_a_server_sent_before_it_ended_is_stored_without_it() {
     assert_eq!(recovered.code, 0, "{}", recovered.stderr);
     site.cluster.go_on_from(&into);
     assert_eq!(site.cluster.psql("app", "SELECT body FROM moments ORDER BY id DESC LIMIT 1"), "last");
+}
+
+#[test]
+fn what_was_received_is_stored_though_the_server_does_not_come_back() {
+    let site = a_site();
+    site.receive_all();
+    site.base();
+    // Nothing is stored while the last of it is received, and host and server end then.
+    let receiver = site.receive();
+    site.wait_until_stored(&site.lsn());
+    receiver.signal(Signal::SIGSTOP);
+    for body in ["first", "second"] {
+        site.write(body);
+        site.cluster.psql("postgres", "SELECT pg_switch_wal()");
+    }
+    site.write("the very last");
+    let last = site.committed().last().unwrap().1;
+    let spool = site.belay.state().join("wal");
+    wait_until("all of it is received", || {
+        let has_last = |file: &Path| file_has(file, b"the very last");
+        spool.read_dir().unwrap().any(|entry| has_last(&entry.unwrap().path()))
+    });
+    receiver.kill();
+    site.cluster.stop();
+
+    let alone = site.belay.run(["wal", "receive"]);
+    assert_eq!(alone.code, 5, "the server is away: {}", alone.stderr);
+    let stored = site.objects();
+    assert_eq!(site.belay.run(["wal", "receive"]).code, 5);
+    assert_eq!(site.objects(), stored);
+    let into = site.belay.home().join("elsewhere");
+    // Also the time up to which everything is there is known from what was received.
+    let just_before = text_of(last - TimeDelta::microseconds(1));
+    let recovered = site.belay.run(["recover", "--into", into.to_str().unwrap(), "--at", &just_before]);
+    assert_eq!(recovered.code, 0, "{}", recovered.stderr);
+    std::fs::remove_dir_all(&into).unwrap();
+    let recovered = site.belay.run(["recover", "--into", into.to_str().unwrap(), "--at", "latest"]);
+    assert_eq!(recovered.code, 0, "{}", recovered.stderr);
+    site.cluster.go_on_from(&into);
+    assert_eq!(
+        site.cluster.psql("app", "SELECT body FROM moments ORDER BY id DESC LIMIT 1"),
+        "the very last"
+    );
+    assert_all_is_there(&site);
 }
 
 #[test]

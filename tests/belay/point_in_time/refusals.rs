@@ -7,7 +7,8 @@ fn what_cannot_be_reached_is_refused_with_the_nearest_moment() {
     let site = a_site();
     let none = site.restore("latest");
     assert_eq!(none.code, 10, "{}", none.stderr);
-    assert!(none.stderr.contains("there is no base backup"), "{}", none.stderr);
+    assert!(none.stderr.contains("no base backup of cluster prod is stored"), "{}", none.stderr);
+    assert!(none.stderr.contains("hint: on the database host, `belay base-backup`"), "{}", none.stderr);
 
     let start = site.now();
     let receiver = site.receive();
@@ -21,8 +22,12 @@ fn what_cannot_be_reached_is_refused_with_the_nearest_moment() {
     let late = site.restore(&text_of(site.now() + TimeDelta::hours(1)));
     assert_eq!(late.code, 10, "{}", late.stderr);
     assert!(late.stderr.contains("the latest moment is"), "{}", late.stderr);
+    assert!(late.stderr.contains("--at latest takes all that is stored"), "{}", late.stderr);
     let nonsense = site.restore("yesterday");
     assert_eq!(nonsense.code, 2, "{}", nonsense.stderr);
+    let planned =
+        site.belay.json(["restore", "app", "--into", "then", "--at", "name:nobody-made-it", "--plan"]);
+    assert!(planned["notes"].to_string().contains("there is such a restore point is not known"), "{planned}");
     let unknown = site.restore("name:nobody-made-it");
     assert_eq!(unknown.code, 10, "{}", unknown.stderr);
     assert!(

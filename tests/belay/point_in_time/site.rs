@@ -1,10 +1,12 @@
 //! A cluster that is written to, and its log received meanwhile.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
+use nix::sys::signal::Signal;
 
 use crate::bucket::an_installation;
 use crate::world::{Belay, Cluster, Output, Plan, a_cluster};
@@ -123,6 +125,22 @@ impl Site {
     pub fn object(&self, base: &serde_json::Value, name: &str) -> PathBuf {
         let folder = self.belay.repository().join("prod/base").join(base["id"].as_str().unwrap());
         folder.join(name)
+    }
+
+    /// The files of the repository.
+    pub fn objects(&self) -> BTreeSet<PathBuf> {
+        let mut found = BTreeSet::new();
+        let mut folders = vec![self.belay.repository()];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap().flatten() {
+                if entry.path().is_dir() {
+                    folders.push(entry.path());
+                } else {
+                    found.insert(entry.path());
+                }
+            }
+        }
+        found
     }
 
     /// The base backups that are listed, and whether anything is left in the scratch directory.
@@ -278,9 +296,14 @@ impl Receiver {
 
     /// Tells it to stop; it stores what it has.
     pub fn end(mut self) {
-        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.0.id()).unwrap());
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+        self.signal(Signal::SIGTERM);
         self.0.wait().unwrap();
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.0.id()).unwrap());
+        nix::sys::signal::kill(pid, signal).unwrap();
     }
 
     /// Waits for its end, and says whether it ended well.

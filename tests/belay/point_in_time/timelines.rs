@@ -1,7 +1,5 @@
-use std::collections::BTreeSet;
-
 use super::site::{Site, a_site, text_of};
-use crate::world::{Belay, Cluster, Locale, a_cluster};
+use crate::world::{Cluster, Locale, a_cluster};
 
 fn restore_point(site: &Site, name: &str) {
     site.cluster.psql("app", &format!("SELECT pg_create_restore_point('{name}')"));
@@ -127,21 +125,6 @@ fn assert_a_server_gets_nothing_that_was_given_up(site: &Site, fork: &str) {
     assert_eq!(fetch(earlier.to_string()).code, 1);
 }
 
-fn objects(belay: &Belay) -> BTreeSet<std::path::PathBuf> {
-    let mut found = BTreeSet::new();
-    let mut folders = vec![belay.repository()];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).unwrap().flatten() {
-            if entry.path().is_dir() {
-                folders.push(entry.path());
-            } else {
-                found.insert(entry.path());
-            }
-        }
-    }
-    found
-}
-
 #[test]
 fn another_cluster_under_the_same_name_is_refused_before_anything_is_stored() {
     let site = a_site();
@@ -157,14 +140,14 @@ fn another_cluster_under_the_same_name_is_refused_before_anything_is_stored() {
     let place =
         |cluster: &Cluster| format!("host = \"{}\"\nport = {}\n", cluster.host().display(), cluster.port());
     site.belay.write_settings(&settings.replace(&place(&site.cluster), &place(&other)));
-    let before = objects(&site.belay);
+    let before = site.objects();
     for args in [&["wal", "receive"][..], &["base-backup"]] {
         let refused = site.belay.run(args.iter().copied());
         assert_eq!(refused.code, 10, "{args:?}: {}", refused.stderr);
         assert!(refused.stderr.contains("must not be mixed"), "{args:?}: {}", refused.stderr);
         assert!(refused.stderr.contains("hint: give this cluster a name of its own"), "{}", refused.stderr);
     }
-    assert_eq!(objects(&site.belay), before);
+    assert_eq!(site.objects(), before);
     assert_eq!(other.psql("postgres", "SELECT count(*) FROM pg_replication_slots"), "0");
     site.belay.write_settings(&settings);
     site.write("two");
