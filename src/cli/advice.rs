@@ -212,10 +212,9 @@ fn on_job(error: &JobError) -> Advice {
             ExitCode::Refused,
             "give this cluster a name of its own in [cluster]; is host and port in the settings the right server?",
         ),
-        JobError::NoIdentity { .. } => said(
-            ExitCode::Failed,
-            "set identity_file in [keys], or give --identity with the offline identity",
-        ),
+        JobError::NoIdentity { .. } => {
+            said(ExitCode::Usage, "set identity_file in [keys], or give --identity with the offline identity")
+        }
         _ => None,
     }
 }

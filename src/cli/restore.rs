@@ -1,5 +1,6 @@
 //! `belay restore`: brings a snapshot back, beside what is there or in its place.
 
+mod moment;
 mod tables;
 
 use std::path::PathBuf;
@@ -14,15 +15,14 @@ use super::gate::resume_open_runs;
 use super::host::Host;
 use super::privileges::Inputs;
 use super::progress::shown;
-use super::recover::plan::RecoveryPlan;
 use super::recover::reached_text;
 use super::report::{ExitCode, Failure, Report, bytes_text, duration_text};
 use super::standalone::{Standalone, StandaloneArgs};
-use super::{Global, audit, clock, opener_of, selector, wal};
+use super::{Global, audit, clock, opener_of, selector};
 use crate::catalog::{Catalog, Entry, Selector};
 use crate::jobs::load::{RestoreErrors, Source};
 use crate::jobs::prove::Proof;
-use crate::jobs::recover::{self, Choice, Moment, Recovered, Stock};
+use crate::jobs::recover::{Moment, Recovered};
 use crate::jobs::restore::plan::{self, RestorePlan};
 use crate::jobs::restore::{self, Destination, Means, Request, Restored, recover as interrupted};
 use crate::jobs::{JobError, Progress};
@@ -229,73 +229,6 @@ impl Ground {
         Ok(ground)
     }
 
-    /// Says how the cluster would be recovered to `wanted`, from which the database would be taken.
-    async fn plan_at(&self, args: &RestoreArgs, title: &str, wanted: &Wanted) -> Result<Report, Failure> {
-        let state = &self.state_directory;
-        let _repository = StateLock::shared(state, &LockName::repository()).map_err(Failure::of(title))?;
-        let stock = Stock::read_settled(&self.catalog, Some(&self.opener), wal::shipped(state))
-            .await
-            .map_err(Failure::of(title))?;
-        let planned = stock.plan(&self.catalog, wanted, self.choice(args)).await;
-        let (plan, base) = planned.map_err(Failure::of(title))?;
-        let planned = RecoveryPlan::of(&self.catalog, &plan, &base, wanted, &state.join("scratch")).await?;
-        let tables: Vec<String> = args.tables.iter().map(ToString::to_string).collect();
-        let whose = match (tables.as_slice(), &args.into) {
-            ([], Some(name)) => format!("{} as {name}", args.database),
-            ([], None) => format!("{} in place of the live one", args.database),
-            (tables, _) => format!("{} of {}", tables.join(", "), args.database),
-        };
-        Ok(planned.report(&format!("in the scratch directory, and restore {whose} from there")))
-    }
-
-    /// What of the repository the moment is recovered from, as far as the arguments say it.
-    fn choice<'a>(&'a self, args: &'a RestoreArgs) -> Choice<'a> {
-        let database = Some(self.database.connection.database.as_str());
-        Choice { database, timeline: args.timeline, base: args.base.as_ref() }
-    }
-
-    /// Puts the database as it was at `wanted` in place of the repository's snapshots.
-    async fn at(
-        &mut self,
-        global: &Global,
-        title: &str,
-        wanted: &Wanted,
-        args: &RestoreArgs,
-    ) -> Result<Recovered, Failure> {
-        let state = &self.state_directory;
-        let ledger =
-            Ledger::open(&state.join("ledger.sqlite")).await.map_err(Failure::of("open the ledger"))?;
-        let (progress, scratch_directory) = (Arc::new(Progress::default()), state.join("scratch"));
-        let means = recover::Means {
-            catalog: &self.catalog,
-            opener: &self.opener,
-            bin_directory: self.bin_directory.as_deref(),
-            path: &self.path,
-            scratch_directory: &scratch_directory,
-            progress: &progress,
-        };
-        // Retention must not take what is about to be read.
-        let _repository = StateLock::shared(state, &LockName::repository()).map_err(Failure::of(title))?;
-        let stock = Stock::read_settled(&self.catalog, Some(&self.opener), wal::shipped(state))
-            .await
-            .map_err(Failure::of(title))?;
-        let name = self.database.connection.database.clone();
-        let planned = stock.plan(&self.catalog, wanted, self.choice(args)).await;
-        let (plan, base) = planned.map_err(Failure::of(title))?;
-        audit::note(&ledger, audit::KEY_USE, (Some(&name), Some(base.id.as_str())), "to recover").await?;
-        let subject = |moment: &Moment| moment.recovered.base.to_string();
-        let work = super::recorded(&ledger, JobKind::Recover, Some(&name), title, subject, async {
-            let databases = [&self.database];
-            let work = Box::pin(recover::databases_at(&means, &stock, &plan, &base, &databases, clock::now));
-            shown(global, title, &progress, work).await.map_err(Failure::of(title))
-        });
-        let moment = work.await?;
-        let recovered = moment.recovered.clone();
-        (self.catalog, self.opener) = (moment.catalog.clone(), moment.opener.clone());
-        self.moment = Some(moment);
-        Ok(recovered)
-    }
-
     fn note(&self) -> Option<String> {
         self.standalone.as_ref().and_then(|standalone| standalone.note.clone())
     }
@@ -334,14 +267,18 @@ impl Ground {
     }
 }
 
+fn destination(args: &RestoreArgs, ground: &Ground) -> Destination {
+    match &args.into {
+        Some(name) => Destination::Into(name.clone()),
+        None => Destination::Swap(ground.database.connection.database.clone()),
+    }
+}
+
 fn request<'a>(args: &RestoreArgs, ground: &'a Ground, entry: &'a Entry) -> Request<'a> {
     let database = &ground.database;
     Request {
         entry,
-        destination: match &args.into {
-            Some(name) => Destination::Into(name.clone()),
-            None => Destination::Swap(database.connection.database.clone()),
-        },
+        destination: destination(args, ground),
         connection: &database.connection,
         jobs: database.jobs,
         proof: match args.prove {

@@ -148,8 +148,10 @@ fn note_trouble(state: &Path, way: Way, error: String) {
 }
 
 fn note_success(state: &Path, way: Way) {
-    if let Err(error) = noted::note_success(state, way) {
-        tracing::warn!(%error, "that the log is stored again cannot be noted");
+    match noted::note_success(state, way) {
+        Ok(Some(before)) => tracing::info!(since = %before.since, "the write-ahead log is stored again"),
+        Ok(None) => {}
+        Err(error) => tracing::warn!(%error, "that the log is stored again cannot be noted"),
     }
 }
 

@@ -250,11 +250,12 @@ pub async fn recover_into(
     placed: &[Place],
 ) -> Result<Recovered, JobError> {
     let watch = Stopwatch::start();
-    places::make_empty(directory)?;
-    places::make(placed)?;
-    // Before the server, which ends first.
     let site = Site { directory, placed, reach: Reach::Empty, is_durable: true };
-    let mut unfinished = Unfinished { site, is_kept: false };
+    let is_new = places::make_empty(directory)?;
+    // Before the server, which ends first.
+    let mut unfinished =
+        Unfinished { site, made: is_new.then(|| directory.to_owned()).into_iter().collect(), is_kept: false };
+    unfinished.made.extend(places::make(placed)?);
     let Served { mut recovered, server, programs, _room } =
         recover_at(means, stock, plan, base, site).await?;
     means.progress.enter("shutting down");
@@ -290,16 +291,21 @@ impl Site<'_> {
 /// when the recovery does not come to its end.
 struct Unfinished<'a> {
     site: Site<'a>,
+    /// Those that were not there.
+    made: Vec<PathBuf>,
     is_kept: bool,
 }
 
 impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
-        if !self.is_kept
-            && let Err(error) = self.site.empty()
-        {
+        if self.is_kept {
+            return;
+        }
+        if let Err(error) = self.site.empty() {
             tracing::warn!(%error, "what was recovered in part is left");
         }
+        // One that is not empty was told of.
+        self.made.iter().for_each(|directory| drop(std::fs::remove_dir(directory)));
     }
 }
 

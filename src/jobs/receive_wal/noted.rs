@@ -57,14 +57,15 @@ pub fn note_trouble(state: &Path, way: Way, error: String, at: DateTime<Utc>) ->
     replace(&way.file(state), &serde_json::to_vec(&Trouble { since, at, error })?)
 }
 
-/// Notes that the log is stored again.
+/// Notes that the log is stored again; returns why it was not until now.
 ///
 /// # Errors
 /// What the system says.
-pub fn note_success(state: &Path, way: Way) -> io::Result<()> {
+pub fn note_success(state: &Path, way: Way) -> io::Result<Option<Trouble>> {
+    let before = trouble(state, way);
     match std::fs::remove_file(way.file(state)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+        _ => Ok(before),
     }
 }
 
@@ -148,8 +149,8 @@ mod tests {
         assert_eq!(trouble(state, way), Some(Trouble { since: at(1), at: at(5), error: "b".into() }));
         assert_eq!(trouble(state, Way::Pushed), None);
         note_success(state, Way::Pushed).unwrap();
-        note_success(state, way).unwrap();
+        assert!(note_success(state, way).unwrap().is_some());
         assert_eq!(trouble(state, way), None);
-        note_success(state, way).unwrap();
+        assert_eq!(note_success(state, way).unwrap(), None);
     }
 }

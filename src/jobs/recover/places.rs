@@ -43,8 +43,9 @@ pub(super) fn absolute(path: &Path) -> Result<PathBuf, JobError> {
     std::path::absolute(path).map_err(|source| disk("find", path, source))
 }
 
-/// Makes `directory`, 0700, or refuses it when something is in it.
-pub(super) fn make_empty(directory: &Path) -> Result<(), JobError> {
+/// Makes `directory`, 0700, or refuses it when something is in it; whether it was not there.
+pub(super) fn make_empty(directory: &Path) -> Result<bool, JobError> {
+    let is_new = !directory.exists();
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
     made.map_err(|source| disk("make", directory, source))?;
     let mut entries = std::fs::read_dir(directory).map_err(|source| disk("list", directory, source))?;
@@ -55,13 +56,19 @@ pub(super) fn make_empty(directory: &Path) -> Result<(), JobError> {
         });
     }
     let private = std::fs::Permissions::from_mode(0o700);
-    std::fs::set_permissions(directory, private).map_err(|source| disk("make private", directory, source))
+    let made = std::fs::set_permissions(directory, private);
+    made.map(|()| is_new).map_err(|source| disk("make private", directory, source))
 }
 
-/// Makes the directories of tablespaces that are not within the data directory.
-pub(super) fn make(places: &[Place]) -> Result<(), JobError> {
-    let linked = places.iter().filter(|place| !place.tablespace.is_in_place());
-    linked.map(|place| &place.directory).try_for_each(|directory| make_empty(directory))
+/// Makes the directories of tablespaces that are not within the data directory; returns those that were not there.
+pub(super) fn make(places: &[Place]) -> Result<Vec<PathBuf>, JobError> {
+    let mut made = Vec::new();
+    for place in places.iter().filter(|place| !place.tablespace.is_in_place()) {
+        if make_empty(&place.directory)? {
+            made.push(place.directory.clone());
+        }
+    }
+    Ok(made)
 }
 
 /// Makes the links of a data directory that was unpacked.

@@ -67,7 +67,8 @@ pub async fn plan(request: &Request<'_>, inventory: &Inventory) -> Result<Restor
         warnings: Vec::new(),
         refusals: Vec::new(),
     };
-    look_at_name(request, &mut session, &mut plan).await?;
+    let of_name = look_at_name(&request.destination, request.disposable_slots, &mut session).await?;
+    plan.refusals.extend(of_name);
     look_at_rights(request, inventory, &present, &mut session, &mut plan).await?;
     look_at_server(manifest.server_version_num, &mut session, &mut plan).await?;
     look_at_parts(inventory, &mut session, &mut plan).await?;
@@ -75,29 +76,40 @@ pub async fn plan(request: &Request<'_>, inventory: &Inventory) -> Result<Restor
     Ok(plan)
 }
 
+/// What speaks against a restore into `destination`, as far as it can be told before there is a snapshot.
+///
+/// # Errors
+/// What PostgreSQL says when asked.
+pub async fn what_speaks_against(
+    destination: &Destination,
+    connection: &Connection,
+) -> Result<Vec<String>, JobError> {
+    let mut session = session::connect(&connection.with_database(session::MAINTENANCE_DATABASE)).await?;
+    let mut refusals = look_at_name(destination, &[], &mut session).await?;
+    refusals.extend(standby(&mut session).await?);
+    session::close(session).await?;
+    Ok(refusals)
+}
+
 async fn look_at_name(
-    request: &Request<'_>,
+    destination: &Destination,
+    disposable_slots: &[String],
     session: &mut sqlx::PgConnection,
-    plan: &mut RestorePlan,
-) -> Result<(), JobError> {
-    let name = request.destination.name();
+) -> Result<Vec<String>, JobError> {
+    let name = destination.name();
     let exists = describe::database_oid(session, name).await?.is_some();
-    match &request.destination {
+    let reason = match destination {
         Destination::Into(_) if exists => {
-            plan.refusals.push(format!("a database {name} exists already, and a restore never overwrites"));
+            format!("a database {name} exists already, and a restore never overwrites")
         }
-        Destination::Into(_) => {}
-        Destination::Swap(_) if !exists => {
-            plan.refusals.push(format!("there is no database {name} to take the name from"))
-        }
+        Destination::Into(_) => return Ok(Vec::new()),
+        Destination::Swap(_) if !exists => format!("there is no database {name} to take the name from"),
         Destination::Swap(_) if matches!(name, "postgres" | "template0" | "template1") => {
-            plan.refusals.push(format!("{name} is one of the cluster's own databases and cannot be renamed"));
+            format!("{name} is one of the cluster's own databases and cannot be renamed")
         }
-        Destination::Swap(_) => {
-            plan.refusals.extend(what_binds(session, name, request.disposable_slots).await?)
-        }
-    }
-    Ok(())
+        Destination::Swap(_) => return what_binds(session, name, disposable_slots).await,
+    };
+    Ok(vec![reason])
 }
 
 /// What would stop a rename, or be lost with one.

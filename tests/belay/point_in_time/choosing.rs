@@ -69,6 +69,7 @@ fn a_damaged_base_backup_is_named_with_one_that_would_do_and_passed_over_once_th
     assert!(recovered["notes"].to_string().contains("was passed over"), "{recovered}");
 
     // Who names it gets it, for what that is worth.
+    site.cluster.psql("postgres", "DROP DATABASE back");
     let forced = site.belay.run(restore("latest", &["--base", id(&second)]));
     assert_eq!(forced.code, 4, "{}", forced.stderr);
     assert!(forced.stderr.contains(&named), "{}", forced.stderr);
@@ -104,6 +105,14 @@ fn damaged_log_is_told_with_what_can_be_done_about_log() {
     assert_eq!(damaged.code, 4, "{}", damaged.stderr);
     let hint = hint(&damaged);
     assert!(hint.contains("verify --physical") && !hint.contains("snapshot"), "{hint}");
+    // What was made for it goes with it, and what was there stays.
+    let (new, old) = (site.belay.home().join("new"), site.cluster.room("old"));
+    for into in [&new, &old] {
+        let damaged = site.belay.run(["recover", "--into", into.to_str().unwrap()]);
+        assert_eq!(damaged.code, 4, "{}", damaged.stderr);
+    }
+    assert!(!new.exists());
+    assert_eq!(std::fs::read_dir(&old).unwrap().count(), 0);
     std::fs::write(&last, good).unwrap();
     assert_eq!(site.restored_ids("latest").len(), 2);
 }
@@ -179,7 +188,7 @@ fn a_file_that_cannot_be_written_is_no_damage() {
     assert_eq!(failed.code, 5, "{}", failed.stderr);
     assert!(failed.stderr.contains(&format!("write {into}")), "{}", failed.stderr);
     assert!(!failed.stderr.contains("damaged") && hint(&failed).contains("ulimit"), "{}", failed.stderr);
-    assert_eq!(std::fs::read_dir(&data).unwrap().count(), 0, "what was begun is removed");
+    assert!(!data.exists(), "what was begun is removed");
 }
 
 #[test]

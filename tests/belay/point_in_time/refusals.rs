@@ -38,6 +38,31 @@ fn what_cannot_be_reached_is_refused_with_the_nearest_moment() {
 }
 
 #[test]
+fn what_speaks_against_the_restore_is_told_before_the_cluster_is_recovered() {
+    let site = a_site();
+    let receiver = site.receive();
+    site.base();
+    site.wait_until_stored(&site.lsn());
+    receiver.end();
+    let restore = |more: &[&str]| {
+        let told = site.belay.run(["restore", "app", "--at", "latest"].iter().chain(more));
+        assert!(!told.stderr.contains("unpacking"), "{}", told.stderr);
+        told
+    };
+    for plan in [&[][..], &["--plan"]] {
+        let taken = restore(&[&["--into", "postgres"], plan].concat());
+        assert_eq!(taken.code, 10, "{}", taken.stderr);
+        let told = format!("{}{}", taken.stdout, taken.stderr);
+        assert!(told.contains("a database postgres exists already"), "{told}");
+    }
+    let table = restore(&["--table", "moments", "--into", "nowhere"]);
+    assert_eq!(table.code, 3, "{}", table.stderr);
+    site.cluster.stop();
+    let away = restore(&["--swap"]);
+    assert_eq!(away.code, 5, "{}", away.stderr);
+}
+
+#[test]
 fn a_moment_in_a_gap_is_refused() {
     let site = a_site();
     let receiver = site.receive();
