@@ -251,11 +251,10 @@ pub async fn recover_into(
 ) -> Result<Recovered, JobError> {
     let watch = Stopwatch::start();
     let site = Site { directory, placed, reach: Reach::Empty, is_durable: true };
-    let is_new = places::make_empty(directory)?;
+    // All of them are empty now: what is in them later was put there by this.
+    let made = places::make_all(directory, placed)?;
     // Before the server, which ends first.
-    let mut unfinished =
-        Unfinished { site, made: is_new.then(|| directory.to_owned()).into_iter().collect(), is_kept: false };
-    unfinished.made.extend(places::make(placed)?);
+    let mut unfinished = Unfinished { site, made, is_kept: false };
     let Served { mut recovered, server, programs, _room } =
         recover_at(means, stock, plan, base, site).await?;
     means.progress.enter("shutting down");
@@ -304,8 +303,7 @@ impl Drop for Unfinished<'_> {
         if let Err(error) = self.site.empty() {
             tracing::warn!(%error, "what was recovered in part is left");
         }
-        // One that is not empty was told of.
-        self.made.iter().for_each(|directory| drop(std::fs::remove_dir(directory)));
+        places::remove_empty(&self.made);
     }
 }
 

@@ -41,8 +41,7 @@ pub(super) async fn assemble(
     if chain.len() > 1 && !program.exists() {
         return Err(refused(format!("it is incremental, and there is no {}", program.display())));
     }
-    places::make_empty(directory)?;
-    places::make(placed)?;
+    places::make_all(directory, placed)?;
     places::check_room(&needs(&chain, directory, placed))?;
     if let [whole] = chain.as_slice() {
         return unpack_all(means, whole, directory, placed).await;
@@ -56,8 +55,7 @@ pub(super) async fn assemble(
     for member in &chain {
         let part = parts.join(member.id.as_str());
         let beside = places::beside(&member.tablespaces, &part)?;
-        places::make_empty(&part)?;
-        places::make(&beside)?;
+        places::make_all(&part, &beside)?;
         unpack_all(means, member, &part, &beside).await?;
         if member.id == base.id {
             map(&mut combine, &beside, placed);

@@ -60,15 +60,27 @@ pub(super) fn make_empty(directory: &Path) -> Result<bool, JobError> {
     made.map(|()| is_new).map_err(|source| disk("make private", directory, source))
 }
 
-/// Makes the directories of tablespaces that are not within the data directory; returns those that were not there.
-pub(super) fn make(places: &[Place]) -> Result<Vec<PathBuf>, JobError> {
+/// Makes `directory` and those of tablespaces that are not within it, or refuses them all; returns those that were
+/// not there.
+pub(super) fn make_all(directory: &Path, places: &[Place]) -> Result<Vec<PathBuf>, JobError> {
+    let linked = places.iter().filter(|place| !place.tablespace.is_in_place());
     let mut made = Vec::new();
-    for place in places.iter().filter(|place| !place.tablespace.is_in_place()) {
-        if make_empty(&place.directory)? {
-            made.push(place.directory.clone());
+    for directory in std::iter::once(directory).chain(linked.map(|place| place.directory.as_path())) {
+        match make_empty(directory) {
+            Ok(true) => made.push(directory.to_owned()),
+            Ok(false) => {}
+            Err(error) => {
+                remove_empty(&made);
+                return Err(error);
+            }
         }
     }
     Ok(made)
+}
+
+/// Removes directories, unless something is in them.
+pub(super) fn remove_empty(directories: &[PathBuf]) {
+    directories.iter().for_each(|directory| drop(std::fs::remove_dir(directory)));
 }
 
 /// Makes the links of a data directory that was unpacked.
@@ -147,10 +159,18 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_with_something_in_it_is_refused() {
-        let directory = tempfile::TempDir::new().unwrap();
-        assert!(make_empty(&directory.path().join("new")).is_ok());
-        let refused = make_empty(directory.path()).unwrap_err();
+    fn where_one_directory_has_something_in_it_all_are_refused_and_none_is_made() {
+        let room = tempfile::TempDir::new().unwrap();
+        let (data, used) = (room.path().join("data"), room.path().join("used"));
+        let location = used.to_string_lossy().into_owned();
+        let tablespace = Tablespace { oid: 16_384, name: "fast".into(), location };
+        let place = Place { tablespace, directory: used.clone() };
+        assert_eq!(make_all(&data, std::slice::from_ref(&place)).unwrap(), [data.clone(), used.clone()]);
+        assert!(make_all(&data, std::slice::from_ref(&place)).unwrap().is_empty(), "they were there");
+        std::fs::remove_dir(&data).unwrap();
+        std::fs::write(used.join("rows"), "1").unwrap();
+        let refused = make_all(&data, &[place]).unwrap_err();
         assert!(refused.to_string().contains("it is not empty"), "{refused}");
+        assert!(used.join("rows").exists() && !data.exists());
     }
 }

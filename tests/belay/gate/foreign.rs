@@ -171,6 +171,16 @@ pub fn commit(mut session: Child) {
     assert!(session.wait().unwrap().success());
 }
 
+/// Asserts that the run took a second snapshot, which has what [`TWO_USERS`] committed, and was undone.
+#[track_caller]
+fn assert_kept_by_another_snapshot(site: &Site, ran: &super::site::Ran) {
+    ran.assert_ended(21, "restored");
+    let snapshots = ran.phases().iter().filter(|phase| *phase == "snapshotting").count();
+    assert_eq!(snapshots, 2, "{}", ran.told);
+    assert_two_users(site);
+    assert_eq!(site.cluster.psql("app", "SELECT count(*) FROM users WHERE name = 'half'"), "0");
+}
+
 #[test]
 fn what_was_begun_before_the_snapshot_and_committed_after_it_is_not_lost() {
     let site = Site::with_gate("consistency = \"checked\"\n");
@@ -182,11 +192,7 @@ fn what_was_begun_before_the_snapshot_and_committed_after_it_is_not_lost() {
     commit(session);
     site.pauses.go_on();
     let ran = running.ran();
-    ran.assert_ended(21, "restored");
-    let snapshots = ran.phases().iter().filter(|phase| *phase == "snapshotting").count();
-    assert_eq!(snapshots, 2, "{}", ran.told);
-    assert_two_users(&site);
-    assert_eq!(site.cluster.psql("app", "SELECT count(*) FROM users WHERE name = 'half'"), "0");
+    assert_kept_by_another_snapshot(&site, &ran);
 }
 
 /// Somebody whom no look at the sessions has seen: he says that he is one of ours.
@@ -204,11 +210,7 @@ fn where_no_fence_is_up_what_was_committed_during_the_snapshot_is_not_lost() {
     commit(session);
     site.pauses.go_on();
     let ran = running.ran();
-    ran.assert_ended(21, "restored");
-    let snapshots = ran.phases().iter().filter(|phase| *phase == "snapshotting").count();
-    assert_eq!(snapshots, 2, "{}", ran.told);
-    assert_two_users(&site);
-    assert_eq!(site.cluster.psql("app", "SELECT count(*) FROM users WHERE name = 'half'"), "0");
+    assert_kept_by_another_snapshot(&site, &ran);
 }
 
 #[test]
