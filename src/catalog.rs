@@ -105,8 +105,8 @@ pub enum CatalogError {
         /// Why, in words.
         reason: String,
     },
-    /// No snapshot answers the description.
-    #[error("find a snapshot: {wanted}")]
+    /// No snapshot, or base backup, answers the description.
+    #[error("{wanted}")]
     NotFound {
         /// What was looked for, in words.
         wanted: String,

@@ -156,16 +156,16 @@ impl Walk<'_> {
         for (member, what) in lacking {
             let what = what.unwrap_or_else(|| "what cannot be known".into());
             if has_point {
-                let what = format!("{what} was committed after the snapshot: the restore point has it too");
+                let what = format!("{what} came after the snapshot: the restore point has that too");
                 facts.notes.push(member.says(what));
             } else if !is_kept_out {
-                let what = format!("{what} were committed after the snapshot, before the migration");
+                let what = format!("{what} came after the snapshot, before the migration");
                 facts.notes.push(member.says(what));
             } else if may_go_on {
-                let what = format!("another snapshot is taken: {what} was committed since the first");
+                let what = format!("another snapshot is taken: {what} came after the first");
                 facts.notes.push(member.says(what));
             } else {
-                let what = format!("{what} was committed after each snapshot, in spite of the fence");
+                let what = format!("{what} came after each snapshot, in spite of the fence");
                 facts.reasons.push(member.says(what));
             }
         }

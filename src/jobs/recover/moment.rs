@@ -8,15 +8,18 @@ use std::io;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
+use sqlx::postgres::PgConnection;
 
 use super::{Means, Recovered, Served, Stock, disk, places, recover};
-use crate::catalog::{Catalog, Entry, Selector};
+use crate::catalog::{Catalog, CatalogError, Entry, Selector};
 use crate::jobs::{JobError, WorkDirectory, snapshot};
 use crate::keys::HostKeys;
+use crate::postgres::{describe, session};
 use crate::rules::manifest::{FORMAT, RepositoryRecord};
 use crate::rules::physical::BaseManifest;
 use crate::rules::recovery::Plan;
 use crate::rules::signature::SignerKey;
+use crate::rules::sql::quoted;
 use crate::seal::{Opener, Sealer};
 use crate::settings::DatabaseSettings;
 use crate::store::Store;
@@ -37,7 +40,7 @@ impl Moment {
     /// The snapshot of `database`.
     ///
     /// # Errors
-    /// [`CatalogError::NotFound`](crate::catalog::CatalogError::NotFound) when it is not one of those that
+    /// [`CatalogError::NotFound`] when it is not one of those that
     /// were wanted.
     pub async fn entry(&self, database: &str) -> Result<Entry, JobError> {
         Ok(self.catalog.list().await?.select(Some(database), &Selector::Latest)?.clone())
@@ -47,8 +50,7 @@ impl Moment {
 /// Recovers the cluster by `plan`, and takes a snapshot of each of `databases` in it.
 ///
 /// # Errors
-/// As [`recover`] and [`snapshot::take`]; a database that was not there then is
-/// [`PostgresError::NoDatabase`](crate::postgres::PostgresError::NoDatabase).
+/// As [`recover`] and [`snapshot::take`]; a database that was not there then is [`CatalogError::NotFound`].
 pub async fn databases_at(
     means: &Means<'_>,
     stock: &Stock,
@@ -62,6 +64,12 @@ pub async fn databases_at(
     let data = work.path().join("data");
     let Served { recovered, server, programs: _programs, _room } =
         recover(means, stock, plan, base, &data, false).await?;
+
+    let mut session = session::connect(&server.connection).await?;
+    for database in databases {
+        be_let_in(&mut session, &database.connection.database).await?;
+    }
+    session::close(session).await?;
 
     let failed = |error: String| disk("make a repository in", work.path(), io::Error::other(error));
     let keys =
@@ -108,4 +116,18 @@ pub async fn databases_at(
         }
     }
     Ok(Moment { recovered, opener: Opener::new(keys.identities.clone()), catalog, _work: work })
+}
+
+/// Sees to it that the database `name` is there and accepts connections: somebody may have closed it then.
+async fn be_let_in(session: &mut PgConnection, name: &str) -> Result<(), JobError> {
+    if session::databases(session).await?.iter().any(|there| there == name) {
+        return Ok(());
+    }
+    if describe::database_oid(session, name).await?.is_none() {
+        let there = session::databases(session).await?.join(", ");
+        let wanted = format!("the cluster had no database {name} at that moment; it had {there}");
+        return Err(CatalogError::NotFound { wanted }.into());
+    }
+    let open = format!("ALTER DATABASE {} ALLOW_CONNECTIONS true", quoted(name));
+    Ok(session::run(session, "open the recovered database", open).await?)
 }

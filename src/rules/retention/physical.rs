@@ -12,7 +12,7 @@
 //! - Where the newest timeline has no base backup that ended before the window, or the history of one that
 //!   is looked at is not stored, nothing goes.
 //! - What an incremental base backup that stays builds on stays too, without the log behind it. One that builds
-//!   on what is gone reaches nothing, and stands in for no other.
+//!   on what is gone reaches nothing, and stands in for no other; nor does one that lacks the log that it needs itself.
 //! - What stays does not change when the plan was carried out, wholly or in part.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -100,8 +100,12 @@ impl<'a> Need<'a> {
     fn of(timeline: u32, bases: &'a [Base], log: &Log, begins: DateTime<Utc>) -> Self {
         let along = || bases.iter().filter(|base| log.descends(timeline, base));
         let is_whole = |base: &&Base| missing(bases, base).is_none();
-        let before = along().filter(|base| base.ended_at <= begins).filter(is_whole);
-        let anchor = before.max_by_key(|base| (base.stop, &base.id));
+        let before = || along().filter(|base| base.ended_at <= begins).filter(is_whole);
+        let is_usable = |base: &&Base| log.reach(timeline, base) >= base.stop;
+        let place_of = |base: &&'a Base| (base.stop, &base.id);
+        let anchor = before().filter(is_usable).max_by_key(place_of);
+        // Where none is of any use, nothing is reached, and the newest may still get its log.
+        let anchor = anchor.or_else(|| before().max_by_key(place_of));
         let is_needed = |base: &&Base| {
             base.ended_at > begins || anchor.is_none_or(|a| (base.stop, &base.id) >= (a.stop, &a.id))
         };
@@ -218,6 +222,19 @@ mod tests {
         let bases = [base(1), on(&gone, 5)];
         let plan = plan(&bases, &segments(0..12), 4, 10);
         assert_eq!((plan.bases.len(), plan.pieces), (0, segments(0..1)));
+    }
+
+    #[test]
+    fn a_base_that_lacks_the_log_that_it_needs_stands_in_for_no_other() {
+        let over_two = Base { stop: Lsn(6 * SEGMENT + 100), ..base(5) };
+        let bases = [base(1), base(3), over_two];
+        let without = |lost| segments((0..12).filter(|number| *number != lost));
+        let plan_without = |lost| plan(&bases, &without(lost), 4, 10);
+        assert_eq!(plan_without(6).bases, [bases[0].id.clone()], "hour 5 needs hour 3");
+        assert_eq!(plan_without(6).pieces, segments(0..3));
+        assert_eq!(plan_without(7).bases, [bases[0].id.clone(), bases[1].id.clone()]);
+        let none_is_of_use = plan(&bases, &segments(8..12), 4, 10);
+        assert_eq!(none_is_of_use.bases, [bases[0].id.clone(), bases[1].id.clone()]);
     }
 
     #[test]

@@ -394,10 +394,10 @@ fn wrong_or_missing_identity_is_named() {
 
     let kept = std::fs::read(&identity).expect("read the identity");
     std::fs::remove_file(&identity).expect("lose the identity");
-    assert_told(&world.belay.run(restore), 5, &["there is no identity on this host", "hint: "]);
+    assert_told(&world.belay.run(restore), 2, &["there is no identity on this host", "hint: "]);
     assert_told(
         &world.belay.run(["verify", "--depth", "readable"]),
-        5,
+        2,
         &["there is no identity on this host"],
     );
     // What needs none goes on.

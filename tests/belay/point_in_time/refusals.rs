@@ -63,6 +63,28 @@ fn what_speaks_against_the_restore_is_told_before_the_cluster_is_recovered() {
 }
 
 #[test]
+fn a_database_that_was_not_there_then_is_told_and_one_that_was_closed_comes_back() {
+    let site = a_site();
+    let receiver = site.receive();
+    site.base();
+    site.write("one");
+    site.cluster.psql("postgres", "ALTER DATABASE app ALLOW_CONNECTIONS false");
+    let closed = site.lsn();
+    site.cluster.psql("postgres", "ALTER DATABASE app ALLOW_CONNECTIONS true");
+    site.cluster.psql("postgres", "ALTER DATABASE app RENAME TO other");
+    site.cluster.psql("postgres", "SELECT pg_switch_wal()");
+    site.wait_until_stored(&site.lsn());
+    receiver.end();
+    let gone = site.restore("latest");
+    assert_eq!(gone.code, 3, "{}", gone.stderr);
+    let told = "the cluster had no database app at that moment; it had other, postgres";
+    assert!(gone.stderr.contains(told), "{}", gone.stderr);
+    let then = site.restore(&closed);
+    assert_eq!(then.code, 0, "{}", then.stderr);
+    assert_eq!(site.cluster.psql("back", "SELECT body FROM moments"), "one");
+}
+
+#[test]
 fn a_moment_in_a_gap_is_refused() {
     let site = a_site();
     let receiver = site.receive();
