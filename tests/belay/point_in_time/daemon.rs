@@ -60,6 +60,8 @@ fn a_server_that_had_to_keep_too_much_comes_before_its_backup() {
     site.wait_until_stored(&site.lsn());
 
     // The store is away, and the server goes on.
+    let failures = || service.log().matches("log is not received").count();
+    let failed_before = failures();
     let wal = site.belay.repository().join("prod/wal");
     let away = wal.with_extension("away");
     std::fs::rename(&wal, &away).unwrap();
@@ -68,6 +70,8 @@ fn a_server_that_had_to_keep_too_much_comes_before_its_backup() {
     let fill =
         "INSERT INTO moments (body) SELECT repeat(md5(random()::text), 200) FROM generate_series(1, 20000)";
     site.cluster.psql("app", "ALTER TABLE moments ALTER body SET STORAGE EXTERNAL");
+    // What the spool had of it would be no gap.
+    service.wait_until("nobody receives any more", || failures() > failed_before);
     site.cluster.psql("app", fill);
     service.wait_until("the slot goes", || service.log().contains("the slot was dropped"));
     std::fs::remove_file(&wal).unwrap();
